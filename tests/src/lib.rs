@@ -1,0 +1,1 @@
+//! End-to-end stories of Twinmesh; see `e2e/`.
