@@ -1,1 +1,4 @@
 //! node
+
+pub mod runtime;
+pub mod sandbox;

@@ -1,0 +1,1 @@
+//! Runs as confined processes of their own.
