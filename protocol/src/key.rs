@@ -1,0 +1,299 @@
+//! Organization keys.
+//!
+//! An organization has one Ed25519 key (RFC 8032). The X25519 key to which payloads are sealed is derived from it by
+//! the standard birational map (RFC 7748 §4.1), so the public SubjectPublicKeyInfo PEM (RFC 8410) is all that others
+//! need. Stock vantage6 clients have RSA keys; those are recognised and kept apart.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use data_encoding::HEXLOWER;
+use ed25519_dalek::VerifyingKey;
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::spki::{EncodePublicKey as _, ObjectIdentifier, SubjectPublicKeyInfoRef};
+use ed25519_dalek::pkcs8::{Document, spki};
+
+use crate::digest::Digest;
+
+/// The object identifier of Ed25519 keys (RFC 8410 §3).
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+/// The object identifier of RSA keys (RFC 8017 A.1).
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+/// Longer texts are no key: an RSA key of 16384 bits has less than 3 KiB.
+const MAX_PEM_BYTES: usize = 8192;
+
+/// The error of reading a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Not a PEM text at all, or one of another kind.
+    #[error("the text is no {expected} PEM; `openssl genpkey -algorithm ed25519` makes a key that fits")]
+    NotPem {
+        /// The label that was expected.
+        expected: &'static str,
+    },
+    /// A key of a kind that is not used here.
+    #[error("keys of kind {oid} are not supported: an organization's key is Ed25519 (or RSA for stock clients)")]
+    UnsupportedKind {
+        /// The object identifier found.
+        oid: String,
+    },
+    /// The bytes are no point of the curve, or of small order (which would make signatures and secrets worthless).
+    #[error("the Ed25519 key is invalid or weak: make a new one")]
+    Weak,
+    /// Not base64, where the interface wants base64 of a PEM text.
+    #[error("the public key is not base64 of a PEM text")]
+    NotBase64,
+}
+
+/// The public key of an organization, of either kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublicKey {
+    /// Ed25519: signs, and receives sealed payloads.
+    Ed25519(OrganizationPublicKey),
+    /// RSA: receives vantage6's envelope only (contract A.9.2).
+    Rsa,
+}
+
+impl PublicKey {
+    /// Reads a SubjectPublicKeyInfo PEM ("BEGIN PUBLIC KEY").
+    ///
+    /// # Errors
+    /// When the text is no such PEM, the key is of another kind, or an Ed25519 key is weak.
+    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
+        const LABEL: &str = "PUBLIC KEY";
+        let not_pem = KeyError::NotPem { expected: LABEL };
+        if text.len() > MAX_PEM_BYTES {
+            return Err(not_pem);
+        }
+        let Ok((LABEL, document)) = Document::from_pem(text.trim()) else {
+            return Err(not_pem);
+        };
+        let info = SubjectPublicKeyInfoRef::try_from(document.as_bytes()).map_err(|_: spki::Error| not_pem)?;
+        match info.algorithm.oid {
+            ED25519 => VerifyingKey::try_from(info)
+                .map_err(|_| KeyError::Weak)
+                .and_then(|key| OrganizationPublicKey::from_bytes(key.as_bytes()))
+                .map(Self::Ed25519),
+            RSA => Ok(Self::Rsa),
+            oid => Err(KeyError::UnsupportedKind { oid: oid.to_string() }),
+        }
+    }
+
+    /// Reads the form of the interface: base64 of the PEM text (contract A.6).
+    ///
+    /// # Errors
+    /// As [`PublicKey::from_pem`], and when the text is not base64.
+    pub fn from_api(text: &str) -> Result<Self, KeyError> {
+        let bytes = STANDARD.decode(text).map_err(|_| KeyError::NotBase64)?;
+        let pem = String::from_utf8(bytes).map_err(|_| KeyError::NotBase64)?;
+        Self::from_pem(&pem)
+    }
+}
+
+/// An organization's Ed25519 public key; never weak.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct OrganizationPublicKey(VerifyingKey);
+
+impl OrganizationPublicKey {
+    /// Takes the 32 bytes of RFC 8032.
+    ///
+    /// # Errors
+    /// When they are no point of the curve or one of small order.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, KeyError> {
+        match VerifyingKey::from_bytes(bytes) {
+            Ok(key) if !key.is_weak() => Ok(Self(key)),
+            Ok(_) | Err(_) => Err(KeyError::Weak),
+        }
+    }
+
+    /// The 32 bytes of RFC 8032.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0.to_bytes()
+    }
+
+    /// The SubjectPublicKeyInfo PEM with a trailing newline.
+    #[must_use]
+    pub fn to_pem(self) -> String {
+        self.0.to_public_key_pem(LineEnding::LF).expect("32 bytes always fit a PEM")
+    }
+
+    /// The form of the interface: base64 of the PEM text (contract A.6).
+    #[must_use]
+    pub fn to_api(self) -> String {
+        STANDARD.encode(self.to_pem())
+    }
+
+    /// The X25519 public key to which payloads are sealed.
+    #[must_use]
+    pub fn sealing_key(self) -> x25519_dalek::PublicKey {
+        x25519_dalek::PublicKey::from(self.0.to_montgomery().to_bytes())
+    }
+
+    /// What people compare by eye or voice: the SHA-256 of the 32 bytes, its first 16 bytes in groups.
+    #[must_use]
+    pub fn fingerprint(self) -> String {
+        let digest = Digest::of(self.0.as_bytes());
+        let hex = HEXLOWER.encode(&digest.as_bytes()[..16]);
+        let groups: Vec<&str> = (0..hex.len()).step_by(4).map(|at| &hex[at..at + 4]).collect();
+        groups.join(" ")
+    }
+
+    pub(crate) fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        self.0.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
+    }
+}
+
+impl fmt::Debug for OrganizationPublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OrganizationPublicKey({})", self.fingerprint())
+    }
+}
+
+impl serde::Serialize for OrganizationPublicKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        crate::payload::base64_bytes::serialize(self.0.as_bytes(), serializer)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for OrganizationPublicKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes: [u8; 32] = crate::payload::base64_bytes::deserialize(deserializer)?;
+        Self::from_bytes(&bytes).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(feature = "open")]
+pub use private::OrganizationKey;
+
+#[cfg(feature = "open")]
+mod private {
+    use std::fmt;
+
+    use ed25519_dalek::Signer as _;
+    use ed25519_dalek::SigningKey;
+    use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+    use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _};
+    use zeroize::Zeroizing;
+
+    use super::{KeyError, MAX_PEM_BYTES, OrganizationPublicKey};
+
+    /// A private Ed25519 key: an organization's, or a node's. Its `Debug` shows nothing of it.
+    #[derive(Clone)]
+    pub struct OrganizationKey(SigningKey);
+
+    impl OrganizationKey {
+        /// Makes a new key from the operating system's random source.
+        #[must_use]
+        pub fn generate() -> Self {
+            Self::from_seed(&rand::random())
+        }
+
+        /// The key of a 32-byte seed (RFC 8032 §5.1.5).
+        #[must_use]
+        pub fn from_seed(seed: &[u8; 32]) -> Self {
+            Self(SigningKey::from_bytes(seed))
+        }
+
+        /// The 32-byte seed.
+        #[must_use]
+        pub fn seed(&self) -> Zeroizing<[u8; 32]> {
+            Zeroizing::new(self.0.to_bytes())
+        }
+
+        /// Reads a PKCS#8 PEM ("BEGIN PRIVATE KEY", RFC 8410), as `openssl genpkey -algorithm ed25519` writes it.
+        ///
+        /// # Errors
+        /// When the text is no such PEM.
+        pub fn from_pem(text: &str) -> Result<Self, KeyError> {
+            let not_pem = KeyError::NotPem { expected: "PRIVATE KEY" };
+            if text.len() > MAX_PEM_BYTES {
+                return Err(not_pem);
+            }
+            SigningKey::from_pkcs8_pem(text.trim()).map(Self).map_err(|_| not_pem)
+        }
+
+        /// The PKCS#8 PEM, readable by openssl.
+        #[must_use]
+        pub fn to_pem(&self) -> Zeroizing<String> {
+            // Version 1 of PKCS#8, without the public key: older openssl releases read only this one.
+            let bytes = ed25519_dalek::pkcs8::KeypairBytes { secret_key: self.0.to_bytes(), public_key: None };
+            bytes.to_pkcs8_pem(LineEnding::LF).expect("32 bytes always fit a PEM")
+        }
+
+        /// The public half.
+        #[must_use]
+        pub fn public(&self) -> OrganizationPublicKey {
+            OrganizationPublicKey(self.0.verifying_key())
+        }
+
+        /// The X25519 secret that opens what was sealed to [`OrganizationPublicKey::sealing_key`].
+        #[must_use]
+        pub fn sealing_secret(&self) -> x25519_dalek::StaticSecret {
+            x25519_dalek::StaticSecret::from(self.0.to_scalar_bytes())
+        }
+
+        pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
+            self.0.sign(message).to_bytes()
+        }
+    }
+
+    impl fmt::Debug for OrganizationKey {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("OrganizationKey([redacted])")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 8410 §10.1 and §10.3.
+    const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+    const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+
+    #[test]
+    fn the_published_key_pair_reads_and_writes_byte_for_byte() {
+        let key = OrganizationKey::from_pem(PRIVATE).unwrap();
+        assert_eq!(key.public().to_pem(), PUBLIC);
+        assert_eq!(*key.to_pem(), PRIVATE);
+        assert_eq!(PublicKey::from_pem(PUBLIC).unwrap(), PublicKey::Ed25519(key.public()));
+        assert_eq!(PublicKey::from_api(&key.public().to_api()).unwrap(), PublicKey::Ed25519(key.public()));
+    }
+
+    #[test]
+    fn both_derivations_of_the_sealing_key_agree() {
+        let key = OrganizationKey::generate();
+        assert_eq!(x25519_dalek::PublicKey::from(&key.sealing_secret()), key.public().sealing_key());
+    }
+
+    #[test]
+    fn a_key_of_small_order_is_refused() {
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        assert_eq!(OrganizationPublicKey::from_bytes(&identity), Err(KeyError::Weak));
+        assert_eq!(OrganizationPublicKey::from_bytes(&[0; 32]), Err(KeyError::Weak));
+    }
+
+    #[test]
+    fn other_texts_are_refused_with_what_to_try() {
+        for text in ["", "hello", PRIVATE, &PUBLIC.replace('M', "N"), &"A".repeat(10_000)] {
+            assert!(PublicKey::from_pem(text).is_err(), "{text}");
+        }
+        assert!(OrganizationKey::from_pem(PUBLIC).unwrap_err().to_string().contains("openssl"));
+        assert_eq!(PublicKey::from_api("*"), Err(KeyError::NotBase64));
+    }
+
+    #[test]
+    fn an_rsa_key_is_recognised() {
+        let pem = "-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAJv8ZpB5hEK7qxP9K3v43hUS5fGT4waK\ne7ix4Z4mu5UBv+cw7WSFAt0Vaag0sAbsPzU8Hhsrj/qPABvfB8asUwcCAwEAAQ==\n-----END PUBLIC KEY-----\n";
+        assert_eq!(PublicKey::from_pem(pem).unwrap(), PublicKey::Rsa);
+    }
+
+    #[test]
+    fn a_private_key_never_shows_in_logs() {
+        assert_eq!(format!("{:?}", OrganizationKey::generate()), "OrganizationKey([redacted])");
+    }
+}

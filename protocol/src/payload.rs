@@ -1,0 +1,111 @@
+//! The text forms of inputs and results on the wire (contract A.9).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// The first bytes of a sealed payload. The first is not valid in UTF-8, so that sealed bytes are never taken for text.
+pub const SEALED_MAGIC: [u8; 5] = [0x89, b'T', b'M', b'S', 0x01];
+
+/// What a payload text is, as far as its form shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayloadForm {
+    /// Base64 of text.
+    Plain,
+    /// Base64 of a payload sealed by Twinmesh (module `sealed`).
+    Sealed,
+    /// The three parts `key$iv$message` of vantage6's envelope (contract A.9.2).
+    Vantage6Envelope,
+    /// None of these.
+    Malformed,
+}
+
+impl PayloadForm {
+    /// Whether only the receiver can read it.
+    #[must_use]
+    pub const fn is_encrypted(self) -> bool {
+        matches!(self, Self::Sealed | Self::Vantage6Envelope)
+    }
+}
+
+/// Tells the form of a payload text without opening it.
+#[must_use]
+pub fn classify(text: &str) -> PayloadForm {
+    if text.contains('$') {
+        let parts: Vec<_> = text.split('$').collect();
+        let [key, iv, message] = parts[..] else {
+            return PayloadForm::Malformed;
+        };
+        let (Ok(key), Ok(iv), Ok(_)) = (STANDARD.decode(key), STANDARD.decode(iv), STANDARD.decode(message)) else {
+            return PayloadForm::Malformed;
+        };
+        // An RSA key has 2048 bits or more; the initial counter block has 16 bytes.
+        return if key.len() >= 256 && iv.len() == 16 { PayloadForm::Vantage6Envelope } else { PayloadForm::Malformed };
+    }
+    match STANDARD.decode(text) {
+        Ok(bytes) if bytes.starts_with(&SEALED_MAGIC) => PayloadForm::Sealed,
+        Ok(bytes) if std::str::from_utf8(&bytes).is_ok() => PayloadForm::Plain,
+        Ok(_) | Err(_) => PayloadForm::Malformed,
+    }
+}
+
+/// Standard base64 with padding, as all payloads are written.
+#[must_use]
+pub fn to_text(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// The error of reading a payload text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the payload is not base64 with padding")]
+pub struct NotBase64;
+
+/// The bytes of a payload text.
+///
+/// # Errors
+/// When the text is not standard base64 with padding.
+pub fn from_text(text: &str) -> Result<Vec<u8>, NotBase64> {
+    STANDARD.decode(text).map_err(|_| NotBase64)
+}
+
+/// Bytes as base64 text in JSON, for `#[serde(with = "…")]`.
+pub mod base64_bytes {
+    use super::STANDARD;
+    use base64::Engine as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes the bytes as standard base64.
+    ///
+    /// # Errors
+    /// The serializer's own.
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    /// Reads standard base64 into a byte vector or array.
+    ///
+    /// # Errors
+    /// When the text is not base64 or has the wrong length.
+    pub fn deserialize<'de, D: Deserializer<'de>, B: TryFrom<Vec<u8>>>(deserializer: D) -> Result<B, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(text).map_err(serde::de::Error::custom)?;
+        let length = bytes.len();
+        B::try_from(bytes).map_err(|_| serde::de::Error::custom(format!("{length} bytes are not the expected number")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_of_a_payload_shows_without_opening_it() {
+        assert_eq!(classify("eyJtZXRob2QiOiAibSJ9"), PayloadForm::Plain);
+        assert_eq!(classify(""), PayloadForm::Plain);
+        assert_eq!(classify(&to_text(b"\x89TMS\x01rest")), PayloadForm::Sealed);
+        let envelope = format!("{}${}${}", to_text(&[7; 512]), to_text(&[1; 16]), to_text(b"message"));
+        assert_eq!(classify(&envelope), PayloadForm::Vantage6Envelope);
+        for text in ["$$", "a$b", "not base64!", "/w==", &format!("{}$AA==$", to_text(&[7; 512]))] {
+            assert_eq!(classify(text), PayloadForm::Malformed, "{text}");
+        }
+    }
+}

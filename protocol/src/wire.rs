@@ -1,0 +1,26 @@
+//! The resources of the v4 contract as they stand in JSON (sections A.1 to A.8), and our additions to it.
+//!
+//! The same types write the answers of the coordinator and read them in clients and nodes. Field order does not
+//! matter on the wire.
+
+mod account;
+mod event;
+mod federation;
+mod page;
+mod peer;
+mod problem;
+mod task;
+
+pub use account::{NewRole, NewUser, Role, Rule, TokenPair, User};
+pub use event::{Event, EventKind, Hello};
+pub use federation::{
+    Collaboration, NewCollaboration, NewNode, NewOrganization, NewStudy, Node, NodeConfigEntry, Organization, Study,
+};
+pub use page::{Link, Many, One, Page, PageLinks};
+pub use peer::{NewPeer, OverlayInfo, PeerRecord, RelayInfo};
+pub use problem::{FieldErrors, Problem};
+pub use task::{
+    AlgorithmAddress, AlgorithmAddresses, ContainerToken, ContainerTokenRequest, NewPort, NewTask, NewTaskDatabase,
+    NewTaskOrganization, NodeSummary, Port, Preprocessing, Run, RunPatch, RunResult, RunResultLink, StatusAnswer, Task,
+    TaskDatabase,
+};
