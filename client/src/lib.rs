@@ -1,7 +1,14 @@
 //! The researcher's side of a Twinmesh federation: a library, and the command line `twinmesh` on top of it.
 //!
 //! * [`api`] – typed access to a coordinator's interface, with tokens that renew themselves; nodes use it too.
+//! * [`events`] – the coordinator's event log as a stream that resumes after every interruption.
+//! * [`pins`] – the public keys of organizations as first seen, so that a later exchange is noticed.
+//! * [`key`] – files that hold an organization's private key.
 
 pub mod api;
+pub mod events;
+mod file;
+pub mod key;
+pub mod pins;
 
 pub use api::{Api, ApiError, ApiOptions};
