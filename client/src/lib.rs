@@ -4,11 +4,14 @@
 //! * [`events`] – the coordinator's event log as a stream that resumes after every interruption.
 //! * [`pins`] – the public keys of organizations as first seen, so that a later exchange is noticed.
 //! * [`key`] – files that hold an organization's private key.
+//! * [`researcher`] – tasks as a researcher asks for them: sealed, signed, awaited, opened and checked.
 
 pub mod api;
+mod clock;
 pub mod events;
 mod file;
 pub mod key;
 pub mod pins;
+pub mod researcher;
 
 pub use api::{Api, ApiError, ApiOptions};

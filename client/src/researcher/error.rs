@@ -1,0 +1,235 @@
+use twinmesh_protocol::id::{RunId, TaskId};
+use twinmesh_protocol::payload::NotBase64;
+use twinmesh_protocol::sealed::SealError;
+use twinmesh_protocol::signed::SignedError;
+use twinmesh_protocol::status::RunStatus;
+
+use crate::api::ApiError;
+use crate::pins::PinError;
+
+/// Why a task could not be asked for, awaited or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The coordinator.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// A public key.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The user belongs to no organization.
+    #[error("user `{user}` belongs to no organization")]
+    NoOrganization {
+        /// The user's name.
+        user: String,
+    },
+    /// A key is needed and none was given.
+    #[error("there is no private key of your organization here")]
+    NoKeyHere,
+    /// A key is needed for this collaboration.
+    #[error("collaboration `{collaboration}` is encrypted, and there is no private key of your organization here")]
+    NoKey {
+        /// The collaboration's name.
+        collaboration: String,
+    },
+    /// The coordinator shows another key for our own organization.
+    #[error(
+        "the coordinator shows another key for your organization `{organization}` than the private key here: shown \
+         {shown}, here {here}"
+    )]
+    OwnKeyDiffers {
+        /// Our organization's name.
+        organization: String,
+        /// The fingerprint shown, or what is shown instead of a key.
+        shown: String,
+        /// The fingerprint of the private key's public half.
+        here: String,
+    },
+    /// An organization that the task is for is no member.
+    #[error("organization {organization} is not in collaboration `{collaboration}`; its organizations: {members}")]
+    NotMember {
+        /// The organization's id.
+        organization: String,
+        /// The collaboration's name.
+        collaboration: String,
+        /// The names of those that are.
+        members: String,
+    },
+    /// An organization is named twice.
+    #[error("organization `{organization}` is named more than once")]
+    NamedTwice {
+        /// The organization's name.
+        organization: String,
+    },
+    /// Nobody to send the task to.
+    #[error("collaboration `{collaboration}` has no organizations")]
+    NoReceivers {
+        /// The collaboration's name.
+        collaboration: String,
+    },
+    /// The arguments cannot be written as JSON.
+    #[error("the input cannot be written as JSON")]
+    Input(#[source] serde_json::Error),
+    /// The input cannot be sealed.
+    #[error("cannot seal the input for organization `{organization}`")]
+    Seal {
+        /// The organization's name.
+        organization: String,
+        /// Why.
+        source: SealError,
+    },
+    /// The manifest cannot be signed.
+    #[error("cannot sign the task")]
+    Sign(#[source] SignedError),
+    /// The task is encrypted but was not signed; its results cannot be opened here.
+    #[error("task {task} has no signed manifest: its results cannot be opened and checked here")]
+    NoManifest {
+        /// The task.
+        task: TaskId,
+    },
+    /// The manifest was altered, or signed by another organization.
+    #[error("task {task} was not signed with the key of your organization `{organization}`")]
+    ForeignManifest {
+        /// The task.
+        task: TaskId,
+        /// Our organization's name.
+        organization: String,
+        /// What is wrong with it.
+        source: SignedError,
+    },
+    /// The manifest belongs elsewhere.
+    #[error("the coordinator shows task {task} with the manifest of another task")]
+    OtherManifest {
+        /// The task.
+        task: TaskId,
+    },
+    /// The runs are not those that were signed for.
+    #[error("the coordinator shows {found} runs of task {task} at organization `{organization}`, signed was one")]
+    OtherRuns {
+        /// The task.
+        task: TaskId,
+        /// The organization's name.
+        organization: String,
+        /// The number of runs shown.
+        found: usize,
+    },
+}
+
+impl ClientError {
+    /// What to try, where there is something to say.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Api(error) => error.hint(),
+            Self::NoKeyHere | Self::NoKey { .. } => {
+                Some("make one with `twinmesh key create`, or name the file with --key".into())
+            }
+            Self::OwnKeyDiffers { .. } => Some(
+                "if the key here is the right one, upload it with `twinmesh key upload`; else get the right file \
+                 from a colleague and name it with --key"
+                    .into(),
+            ),
+            Self::Pin(PinError::Mismatch { .. }) => {
+                Some("replace a pin with `twinmesh organization pin ORGANIZATION --fingerprint …`".into())
+            }
+            Self::ForeignManifest { .. } => {
+                Some("results can be opened with the key that signed the task; name its file with --key".into())
+            }
+            Self::NotMember { .. } => Some("list them with `twinmesh organization list --collaboration …`".into()),
+            Self::Pin(_)
+            | Self::NoOrganization { .. }
+            | Self::NamedTwice { .. }
+            | Self::NoReceivers { .. }
+            | Self::Input(_)
+            | Self::Seal { .. }
+            | Self::Sign(_)
+            | Self::NoManifest { .. }
+            | Self::OtherManifest { .. }
+            | Self::OtherRuns { .. } => None,
+        }
+    }
+}
+
+/// Why a run has no result that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It has not ended.
+    #[error("run {run} at organization `{organization}` has not ended: {status}")]
+    Unfinished {
+        /// The run.
+        run: RunId,
+        /// The name of the organization that runs it.
+        organization: String,
+        /// Its status.
+        status: RunStatus,
+    },
+    /// It ended without a result.
+    #[error("run {run} at organization `{organization}` ended without a result: {status}{}", log_text(.log))]
+    Failed {
+        /// The run.
+        run: RunId,
+        /// The name of the organization that ran it.
+        organization: String,
+        /// How it ended.
+        status: RunStatus,
+        /// What it printed, or why it was refused.
+        log: String,
+    },
+    /// It is not what the organization sealed for this task.
+    #[error("result of run {run} from organization `{organization}` was altered or not made by it")]
+    Tampered {
+        /// The run.
+        run: RunId,
+        /// The name of the organization that should have made it.
+        organization: String,
+        /// What does not fit.
+        source: SealError,
+    },
+    /// It is no payload at all.
+    #[error("result of run {run} from organization `{organization}` cannot be read")]
+    Malformed {
+        /// The run.
+        run: RunId,
+        /// The name of the organization that should have made it.
+        organization: String,
+        /// What does not fit.
+        source: NotBase64,
+    },
+    /// The run is said to be completed, but there is no result.
+    #[error("run {run} at organization `{organization}` is completed, but the coordinator shows no result")]
+    Missing {
+        /// The run.
+        run: RunId,
+        /// The name of the organization that ran it.
+        organization: String,
+    },
+    /// The organization's key is not to be trusted.
+    #[error("result of run {run} from organization `{organization}` cannot be checked")]
+    Untrusted {
+        /// The run.
+        run: RunId,
+        /// The organization's name.
+        organization: String,
+        /// Why.
+        source: PinError,
+    },
+}
+
+impl RunError {
+    /// The run.
+    #[must_use]
+    pub const fn run(&self) -> RunId {
+        match self {
+            Self::Unfinished { run, .. }
+            | Self::Failed { run, .. }
+            | Self::Tampered { run, .. }
+            | Self::Malformed { run, .. }
+            | Self::Missing { run, .. }
+            | Self::Untrusted { run, .. } => *run,
+        }
+    }
+}
+
+fn log_text(log: &str) -> String {
+    let log = log.trim();
+    if log.is_empty() { String::new() } else { format!("\n{log}") }
+}

@@ -1,0 +1,193 @@
+use std::collections::BTreeMap;
+
+use twinmesh_protocol::id::{OrganizationId, RunId, TaskId};
+use twinmesh_protocol::manifest::TaskManifest;
+use twinmesh_protocol::payload;
+use twinmesh_protocol::sealed::{Direction, SealContext, open};
+use twinmesh_protocol::status::RunStatus;
+use twinmesh_protocol::time::Time;
+use twinmesh_protocol::wire::{Run, Task};
+
+use super::{Client, ClientError, Content, Members, RunError};
+
+/// What became of a task.
+#[derive(Debug)]
+pub struct TaskResults {
+    /// The task.
+    pub task: Task,
+    /// Its runs, by organization.
+    pub runs: Vec<RunOutcome>,
+}
+
+impl TaskResults {
+    /// The contents of all runs, by organization.
+    ///
+    /// # Errors
+    /// The first run that has none.
+    pub fn contents(self) -> Result<Vec<(OrganizationId, Content)>, RunError> {
+        self.runs.into_iter().map(|run| Ok((run.organization_id, run.outcome?))).collect()
+    }
+}
+
+/// What became of a run.
+#[derive(Debug)]
+pub struct RunOutcome {
+    /// The run.
+    pub run_id: RunId,
+    /// Who ran it.
+    pub organization_id: OrganizationId,
+    /// That organization's name.
+    pub organization: String,
+    /// Its status.
+    pub status: RunStatus,
+    /// When its node took it up.
+    pub started_at: Option<Time>,
+    /// When it ended.
+    pub finished_at: Option<Time>,
+    /// Its result, opened and checked.
+    pub outcome: Result<Content, RunError>,
+}
+
+impl Client {
+    /// The results of a task. In an encrypted collaboration each is opened with our key and checked to be made for
+    /// this task by the organization whose run it is.
+    ///
+    /// # Errors
+    /// When the task is not one of ours, was altered, or the coordinator refuses. What is wrong with a single run
+    /// stands in its [`RunOutcome`].
+    pub async fn results(&self, id: TaskId) -> Result<TaskResults, ClientError> {
+        let task = self.retried(|| self.api.task_get(id)).await?;
+        let (runs, results) =
+            tokio::try_join!(self.retried(|| self.api.run_list(id)), self.retried(|| self.api.result_list(id)),)?;
+        let members = match &task.collaboration {
+            Some(link) => Some(self.collaboration(twinmesh_protocol::id::CollaborationId::new(link.id)).await?),
+            None => None,
+        };
+        // A manifest stands for an encrypted task even where the coordinator shows no encryption any more.
+        let is_sealed =
+            task.manifest.is_some() || members.as_ref().is_some_and(|members| members.collaboration.encrypted);
+        let manifest = if is_sealed { Some(self.manifest(&task, members.as_ref(), &runs)?) } else { None };
+        let texts: BTreeMap<RunId, Option<String>> =
+            results.into_iter().map(|result| (result.id, result.result)).collect();
+        let mut outcomes: Vec<RunOutcome> = runs
+            .into_iter()
+            .map(|run| {
+                let text = texts.get(&run.id).cloned().flatten();
+                self.outcome(run, text, manifest.as_ref(), members.as_ref())
+            })
+            .collect();
+        outcomes.sort_by_key(|outcome| (outcome.organization_id, outcome.run_id));
+        Ok(TaskResults { task, runs: outcomes })
+    }
+
+    /// What we signed, checked against what the coordinator shows.
+    fn manifest(&self, task: &Task, members: Option<&Members>, runs: &[Run]) -> Result<TaskManifest, ClientError> {
+        let key = self.key.as_ref().ok_or_else(|| ClientError::NoKey {
+            collaboration: members.map_or_else(|| "?".into(), |members| members.collaboration.name.clone()),
+        })?;
+        let signed = task.manifest.as_ref().ok_or(ClientError::NoManifest { task: task.id })?;
+        let manifest = signed.verify(&key.public()).map_err(|source| ClientError::ForeignManifest {
+            task: task.id,
+            organization: self.organization.name.clone(),
+            source,
+        })?;
+        let is_same = manifest.initiator == self.organization.id
+            && task.collaboration.as_ref().is_some_and(|link| link.id == manifest.collaboration_id.get());
+        if !is_same {
+            return Err(ClientError::OtherManifest { task: task.id });
+        }
+        for receiver in &manifest.receivers {
+            let found = runs.iter().filter(|run| organization_of(run) == receiver.organization_id).count();
+            if found != 1 {
+                return Err(ClientError::OtherRuns {
+                    task: task.id,
+                    organization: name(members, receiver.organization_id),
+                    found,
+                });
+            }
+        }
+        Ok(manifest)
+    }
+
+    fn outcome(
+        &self,
+        run: Run,
+        text: Option<String>,
+        manifest: Option<&TaskManifest>,
+        members: Option<&Members>,
+    ) -> RunOutcome {
+        let organization_id = organization_of(&run);
+        let organization = name(members, organization_id);
+        let mut outcome = RunOutcome {
+            run_id: run.id,
+            organization_id,
+            organization: organization.clone(),
+            status: run.status,
+            started_at: run.started_at,
+            finished_at: run.finished_at,
+            outcome: Err(RunError::Missing { run: run.id, organization: organization.clone() }),
+        };
+        outcome.outcome = match (run.status, text) {
+            (RunStatus::Completed, Some(text)) if !text.is_empty() => self.content(&outcome, &text, manifest, members),
+            (RunStatus::Completed, _) => Err(RunError::Missing { run: run.id, organization }),
+            (status, _) if status.is_finished() => {
+                Err(RunError::Failed { run: run.id, organization, status, log: run.log.unwrap_or_default() })
+            }
+            (status, _) => Err(RunError::Unfinished { run: run.id, organization, status }),
+        };
+        outcome
+    }
+
+    fn content(
+        &self,
+        outcome: &RunOutcome,
+        text: &str,
+        manifest: Option<&TaskManifest>,
+        members: Option<&Members>,
+    ) -> Result<Content, RunError> {
+        let (run, organization) = (outcome.run_id, || outcome.organization.clone());
+        let bytes = payload::from_text(text).map_err(|source| RunError::Malformed {
+            run,
+            organization: organization(),
+            source,
+        })?;
+        let (Some(manifest), Some(key)) = (manifest, &self.key) else {
+            return Ok(Content::new(bytes));
+        };
+        let id = outcome.organization_id;
+        let pinned = self.pins().key(id);
+        let sender = match (pinned, members.and_then(|members| members.get(id))) {
+            (Some(pinned), _) => pinned,
+            (None, Some(member)) => self
+                .pins()
+                .check(member, crate::clock::now())
+                .map(|(key, _)| key)
+                .map_err(|source| RunError::Untrusted { run, organization: organization(), source })?,
+            (None, None) => {
+                let source = crate::pins::PinError::NoKey { organization: organization() };
+                return Err(RunError::Untrusted { run, organization: organization(), source });
+            }
+        };
+        let context = SealContext {
+            direction: Direction::Result,
+            collaboration_id: manifest.collaboration_id,
+            sender: id,
+            receiver: self.organization.id,
+            nonce: manifest.nonce,
+        };
+        open(key, &sender, &context, &bytes).map(Content::new).map_err(|source| RunError::Tampered {
+            run,
+            organization: organization(),
+            source,
+        })
+    }
+}
+
+fn organization_of(run: &Run) -> OrganizationId {
+    // Zero is nobody's id: a run that names no organization fits no receiver.
+    OrganizationId::new(run.organization.as_ref().map_or(0, |link| link.id))
+}
+
+fn name(members: Option<&Members>, id: OrganizationId) -> String {
+    members.map_or_else(|| id.to_string(), |members| members.name(id))
+}
