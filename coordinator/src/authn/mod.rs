@@ -1,0 +1,6 @@
+//! Who somebody is: passwords, keys of nodes, tokens.
+
+pub(crate) mod lockout;
+pub mod password;
+pub(crate) mod secret;
+pub mod token;

@@ -1,0 +1,22 @@
+//! Secrets that are long and random, and so are looked up by a plain hash.
+
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+/// A new API key or token id: 122 random bits in the form the contract wants.
+pub(crate) fn new_key() -> Uuid {
+    Uuid::new_v4()
+}
+
+/// The form in which such a secret is stored. One indexed look-up finds it; what an index leaks by its timing is the
+/// hash, which tells nothing of the secret.
+pub(crate) fn hash(secret: &str) -> String {
+    HEXLOWER.encode(&Sha256::digest(secret.as_bytes()))
+}
+
+/// A password to be read off a screen once: 128 random bits, and a bit of everything the policy asks for.
+pub(crate) fn new_password() -> String {
+    let random: [u8; 16] = rand::random();
+    format!("{}-Aa1", BASE64URL_NOPAD.encode(&random))
+}

@@ -1,0 +1,120 @@
+use std::collections::BTreeSet;
+
+use twinmesh_protocol::id::{
+    AlgorithmStoreId, CollaborationId, NodeId, OrganizationId, RoleId, RunId, StudyId, TaskId, UserId,
+};
+
+use super::rule::RuleSet;
+
+/// The kinds of callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A person.
+    User,
+    /// An organization's daemon.
+    Node,
+    /// An algorithm, by the token of its run.
+    Container,
+}
+
+/// Who asks, with everything a decision needs to know of them.
+#[derive(Debug, Clone)]
+pub struct Actor {
+    /// Who exactly.
+    pub who: Who,
+    /// Their organization.
+    pub organization: OrganizationId,
+    /// A user's: those of the organization. A node's or container's: its own.
+    pub collaborations: BTreeSet<CollaborationId>,
+    /// What they may do.
+    pub rules: RuleSet,
+}
+
+/// Who exactly.
+#[derive(Debug, Clone)]
+pub enum Who {
+    /// A person.
+    User {
+        /// Their id.
+        id: UserId,
+        /// Their roles.
+        roles: BTreeSet<RoleId>,
+    },
+    /// An organization's daemon.
+    Node {
+        /// Its id.
+        id: NodeId,
+        /// Its collaboration.
+        collaboration: CollaborationId,
+    },
+    /// An algorithm.
+    Container(Container),
+}
+
+/// An algorithm that runs.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// Its run, which is not finished.
+    pub run: RunId,
+    /// Its task.
+    pub task: TaskId,
+    /// Its node.
+    pub node: NodeId,
+    /// Its collaboration.
+    pub collaboration: CollaborationId,
+    /// Its image, as the token names it.
+    pub image: String,
+    /// Its study, if any.
+    pub study: Option<StudyId>,
+    /// The store of its image, if any.
+    pub store: Option<AlgorithmStoreId>,
+}
+
+impl Actor {
+    /// What kind of caller this is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self.who {
+            Who::User { .. } => Kind::User,
+            Who::Node { .. } => Kind::Node,
+            Who::Container(_) => Kind::Container,
+        }
+    }
+
+    /// The user's id, if a user asks.
+    #[must_use]
+    pub fn user(&self) -> Option<UserId> {
+        match self.who {
+            Who::User { id, .. } => Some(id),
+            Who::Node { .. } | Who::Container(_) => None,
+        }
+    }
+
+    /// The node's id, if a node asks.
+    #[must_use]
+    pub fn node(&self) -> Option<NodeId> {
+        match self.who {
+            Who::Node { id, .. } => Some(id),
+            Who::User { .. } | Who::Container(_) => None,
+        }
+    }
+
+    /// The container, if one asks.
+    #[must_use]
+    pub fn container(&self) -> Option<&Container> {
+        match &self.who {
+            Who::Container(container) => Some(container),
+            Who::User { .. } | Who::Node { .. } => None,
+        }
+    }
+
+    /// The name under which the actor's own keys are kept: `user:3`, `node:4` or `run:5`.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match &self.who {
+            Who::User { id, .. } => format!("user:{id}"),
+            Who::Node { id, .. } => format!("node:{id}"),
+            Who::Container(container) => format!("run:{}", container.run),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Request bodies. What does not read is a 400 that names the field, in the contract's words.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+
+/// A body read as JSON, whatever its content type says.
+#[derive(Debug)]
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|error| Problem::new(error.status(), "body_unreadable", error.body_text()))?;
+        read(&bytes).map(Self)
+    }
+}
+
+/// Reads a body.
+pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| explain(&error))?;
+    json.end().map_err(|error| Problem::field("_schema", format!("Invalid JSON: {error}.")))?;
+    Ok(value)
+}
+
+fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    let inner = error.inner();
+    let path = error.path().to_string();
+    let text = inner.to_string();
+    let text = text.split(" at line ").next().unwrap_or_default();
+    if inner.is_syntax() || inner.is_eof() {
+        return Problem::field("_schema", format!("Invalid JSON: {inner}."));
+    }
+    // The path ends in the unknown field itself, or before the missing one.
+    let within = |field: &str| match path.as_str() {
+        "." => field.to_owned(),
+        path if path == field || path.ends_with(&format!(".{field}")) => path.to_owned(),
+        path => format!("{path}.{field}"),
+    };
+    if let Some(field) = between(text, "unknown field `", "`") {
+        Problem::field(within(field), "Unknown field.")
+    } else if let Some(field) = between(text, "missing field `", "`") {
+        Problem::field(within(field), "Missing data for required field.")
+    } else {
+        let field = if path == "." { "_schema".to_owned() } else { path };
+        let mut sentence = text.to_owned();
+        if let Some(first) = sentence.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        Problem::field(field, format!("{sentence}."))
+    }
+}
+
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    text.strip_prefix(before)?.split_once(after).map(|(field, _)| field)
+}
+
+/// The body of the sub-endpoints that take one id.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IdBody {
+    /// The id.
+    pub(crate) id: i64,
+}
+
+/// Checks a name: 1 to 128 characters, not only digits (contract A.7).
+pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Problem> {
+    check_length(field, name, 1, 128)?;
+    if name.trim().is_empty() {
+        return Err(Problem::field(field, "Name cannot be empty."));
+    }
+    if name.chars().all(|c| c.is_ascii_digit()) {
+        return Err(Problem::field(field, "Name cannot be a number."));
+    }
+    Ok(())
+}
+
+/// Checks the length of a text in characters.
+pub(crate) fn check_length(field: &str, text: &str, min: usize, max: usize) -> Result<(), Problem> {
+    let chars = text.chars().count();
+    if chars < min || chars > max {
+        return Err(Problem::field(field, format!("Length must be between {min} and {max}.")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[expect(dead_code, reason = "only its presence matters")]
+        name: String,
+        #[expect(dead_code, reason = "only its presence matters")]
+        #[serde(default)]
+        inner: Vec<IdBody>,
+    }
+
+    fn errors(body: &str) -> String {
+        let problem = read::<Outer>(body.as_bytes()).unwrap_err();
+        assert_eq!(problem.msg(), "Request body is incorrect");
+        format!("{problem:?}")
+    }
+
+    #[test]
+    fn each_fault_is_told_by_field() {
+        for (body, field, text) in [
+            (r#"{"name":"a","foo":1}"#, "\"foo\"", "Unknown field."),
+            (r"{}", "\"name\"", "Missing data for required field."),
+            (r#"{"name":1}"#, "\"name\"", "Invalid type: integer `1`, expected a string."),
+            (r#"{"name":"a","inner":[{"id":1,"x":2}]}"#, "\"inner[0].x\"", "Unknown field."),
+            (r#"{"name":"a","inner":[{}]}"#, "\"inner[0].id\"", "Missing data for required field."),
+            ("", "_schema", "Invalid JSON"),
+            (r#"{"name":"a"} x"#, "_schema", "Invalid JSON"),
+            ("[1", "_schema", "."),
+        ] {
+            let errors = errors(body);
+            assert!(errors.contains(field) && errors.contains(text), "{body}: {errors}");
+        }
+    }
+}

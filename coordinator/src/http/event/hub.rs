@@ -1,0 +1,209 @@
+//! Wakes who follows the event log, after the commit and in the order of the commits.
+//!
+//! One task reads what was committed, keeps the latest of it in memory and wakes the others. Who follows holds a
+//! cursor and asks for what comes after it: from memory when it keeps up, from the table when it is behind. So nothing
+//! is sent before it is durable, nothing is skipped, and a slow reader costs no memory.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use twinmesh_protocol::id::{EventSequence, JobId};
+use twinmesh_protocol::wire::{Event, EventKind};
+
+use crate::store::event::{JobParties, event_last, event_list, job_parties};
+use crate::store::{Result, Store};
+
+/// Events kept in memory: some minutes of a busy federation, at about 150 bytes each.
+const KEPT: usize = 4096;
+/// Events read from the table at once.
+const PAGE: i64 = 512;
+/// Jobs whose parties are remembered. A federation has far fewer alive at a time.
+const JOBS: usize = 4096;
+/// How long to wait before reading again when the database failed.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// A handle on the log; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Hub {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    recent: RwLock<Recent>,
+    head: watch::Sender<EventSequence>,
+    parties: Mutex<BTreeMap<JobId, Arc<JobParties>>>,
+}
+
+/// The latest events: all after `floor`.
+#[derive(Debug)]
+struct Recent {
+    floor: EventSequence,
+    events: VecDeque<Arc<Event>>,
+}
+
+impl Hub {
+    /// Begins at the end of the log, and follows it until `stop`.
+    pub(crate) async fn start(store: Store, stop: CancellationToken) -> Result<Self> {
+        let mut bell = store.bell();
+        bell.mark_unchanged();
+        let mut tx = store.read().await?;
+        let last = event_last(tx.conn()).await?;
+        drop(tx);
+        let inner = Arc::new(Inner {
+            store,
+            recent: RwLock::new(Recent { floor: last, events: VecDeque::new() }),
+            head: watch::channel(last).0,
+            parties: Mutex::default(),
+        });
+        let hub = Self { inner };
+        let feeder = hub.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = feeder.feed(bell) => {}
+            }
+        });
+        Ok(hub)
+    }
+
+    /// The place of the last event that may be sent.
+    pub(crate) fn head(&self) -> EventSequence {
+        *self.inner.head.borrow()
+    }
+
+    /// Changes when there are further events.
+    pub(crate) fn watch(&self) -> watch::Receiver<EventSequence> {
+        self.inner.head.subscribe()
+    }
+
+    /// The next events after a place, in order; none when it is the last.
+    pub(crate) async fn after(&self, cursor: EventSequence) -> Result<Vec<Arc<Event>>> {
+        if cursor >= self.head() {
+            return Ok(Vec::new());
+        }
+        if let Some(events) = self.recent_after(cursor) {
+            return Ok(events);
+        }
+        let mut tx = self.inner.store.read().await?;
+        let events = event_list(tx.conn(), cursor, PAGE).await?;
+        Ok(events.into_iter().map(Arc::new).collect())
+    }
+
+    /// Waits until an event after the cursor fits, and moves the cursor past it.
+    ///
+    /// When the log cannot be read it returns at once, after a pause: whoever waits looks again anyway.
+    pub(crate) async fn wait_for(&self, cursor: &mut EventSequence, fits: impl Fn(&Event) -> bool) {
+        let mut head = self.watch();
+        loop {
+            head.mark_unchanged();
+            match self.after(*cursor).await {
+                Ok(events) if events.is_empty() => {
+                    if head.changed().await.is_err() {
+                        // The log is followed for as long as the hub lives.
+                        return std::future::pending().await;
+                    }
+                }
+                Ok(events) => {
+                    for event in events {
+                        *cursor = event.sequence;
+                        if fits(&event) {
+                            return;
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error, "cannot read the event log");
+                    return tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Who takes part in a job, as far as the log goes.
+    pub(crate) async fn parties(&self, job: JobId) -> Result<Arc<JobParties>> {
+        if let Some(parties) = self.lock_parties().get(&job) {
+            return Ok(Arc::clone(parties));
+        }
+        let mut tx = self.inner.store.read().await?;
+        let parties = Arc::new(job_parties(tx.conn(), job).await?);
+        drop(tx);
+        let mut known = self.lock_parties();
+        // Jobs that begin at this moment are read once more when their next event comes: `learn` forgets them.
+        known.insert(job, Arc::clone(&parties));
+        while known.len() > JOBS {
+            known.pop_first();
+        }
+        Ok(parties)
+    }
+
+    async fn feed(&self, mut bell: watch::Receiver<u64>) {
+        while bell.changed().await.is_ok() {
+            while let Some(more) = self.feed_page().await {
+                if !more {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Takes in what was committed; says whether there may be more, or nothing if the database failed for good.
+    async fn feed_page(&self) -> Option<bool> {
+        let head = self.head();
+        let events = loop {
+            let page = async {
+                let mut tx = self.inner.store.read().await?;
+                event_list(tx.conn(), head, PAGE).await
+            };
+            match page.await {
+                Ok(events) => break events,
+                Err(error) => {
+                    tracing::error!(error = %error, "cannot read the event log; nodes and clients learn nothing until it works");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        };
+        let last = events.last()?.sequence;
+        let more = events.len() as i64 == PAGE;
+        self.learn(&events);
+        {
+            let mut recent = self.inner.recent.write().unwrap_or_else(PoisonError::into_inner);
+            recent.events.extend(events.into_iter().map(Arc::new));
+            while recent.events.len() > KEPT {
+                if let Some(event) = recent.events.pop_front() {
+                    recent.floor = event.sequence;
+                }
+            }
+        }
+        self.inner.head.send_replace(last);
+        Some(more)
+    }
+
+    /// Forgets the parties of jobs that grow, before anybody sees the event of it.
+    fn learn(&self, events: &[Event]) {
+        let mut known = self.lock_parties();
+        for event in events {
+            let grows = matches!(event.kind, EventKind::TaskCreated | EventKind::RunAssigned);
+            if let (true, Some(job)) = (grows, event.job_id) {
+                known.remove(&job);
+            }
+        }
+    }
+
+    fn recent_after(&self, cursor: EventSequence) -> Option<Vec<Arc<Event>>> {
+        let recent = self.inner.recent.read().unwrap_or_else(PoisonError::into_inner);
+        if cursor < recent.floor {
+            return None;
+        }
+        let start = recent.events.partition_point(|event| event.sequence <= cursor);
+        Some(recent.events.iter().skip(start).take(PAGE as usize).cloned().collect())
+    }
+
+    fn lock_parties(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, Arc<JobParties>>> {
+        self.inner.parties.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

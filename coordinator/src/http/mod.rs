@@ -1,0 +1,121 @@
+//! The interface: the v4 contract under the API path, and our additions to it.
+//!
+//! * [`caller`] – who asks, and the transaction they are answered in. [`params`], [`body`] – what they ask.
+//! * [`page`] – lists. [`problem`] – errors. [`link`] – paths to related objects.
+//! * a file per noun.
+
+pub(crate) mod address;
+pub(crate) mod body;
+pub(crate) mod caller;
+pub(crate) mod container;
+pub(crate) mod event;
+pub(crate) mod kill;
+pub(crate) mod link;
+pub(crate) mod page;
+pub(crate) mod params;
+pub(crate) mod peer;
+pub(crate) mod port;
+pub(crate) mod problem;
+pub(crate) mod result;
+pub(crate) mod run;
+pub(crate) mod state;
+pub(crate) mod task;
+
+use std::any::Any;
+
+use axum::Router;
+use axum::body::Body as HttpBody;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use problem::{Problem, REQUEST_ID};
+pub(crate) use state::AppState;
+
+/// The interface as a service.
+pub(crate) fn router(state: AppState) -> Router {
+    let api = Router::new()
+        .merge(address::routes())
+        .merge(container::routes())
+        .merge(event::routes())
+        .merge(kill::routes())
+        .merge(peer::routes())
+        .merge(port::routes())
+        .merge(result::routes())
+        .merge(run::routes())
+        .merge(task::routes());
+    Router::new()
+        .nest(state.api_path(), api)
+        .fallback(problem::unknown_route)
+        .method_not_allowed_fallback(problem::wrong_verb)
+        // The limit is ours, below.
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(state.clone(), whole_body))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(cors))
+        .layer(middleware::from_fn(named))
+        .with_state(state)
+}
+
+/// Reads the body before anything else, so that no slow sender holds a transaction open.
+async fn whole_body(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let bytes = match Limited::new(body, state.body_limit()).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let text = format!("The request body is larger than {} bytes", state.body_limit());
+            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text).into_response();
+        }
+        Err(_) => return Problem::bad_request("body_unreadable", "The request body ended too early").into_response(),
+    };
+    next.run(Request::from_parts(parts, HttpBody::from(bytes))).await
+}
+
+/// Gives the request a name, under which it stands in the log and in answers that tell of errors.
+async fn named(request: Request, next: Next) -> Response {
+    let id = Uuid::now_v7().to_string();
+    // The path without its query, which may hold names.
+    let span = tracing::debug_span!("http.request", request.id = %id, method = %request.method(), path = request.uri().path());
+    let value = HeaderValue::from_str(&id);
+    let answer = async {
+        let mut response = next.run(request).await;
+        if let Ok(value) = value {
+            response.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
+        }
+        tracing::debug!(status = response.status().as_u16(), "answered");
+        response
+    };
+    REQUEST_ID.scope(id, answer.instrument(span)).await
+}
+
+/// Browsers of any origin may ask; tokens are never sent by themselves.
+async fn cors(request: Request, next: Next) -> Response {
+    let preflight = request.method() == axum::http::Method::OPTIONS
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = if preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    if preflight {
+        let methods = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        let allowed = HeaderValue::from_static("authorization, content-type, idempotency-key, last-event-id");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    }
+    response
+}
+
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+        .unwrap_or_default();
+    tracing::error!("a request handler panicked: {text}");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "An unexpected error occurred on the server!")
+        .into_response()
+}

@@ -1,0 +1,172 @@
+//! Query arguments. Unknown ones are ignored; known ones that do not read are a 400 that names them.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use twinmesh_protocol::time::Time;
+
+use super::problem::Problem;
+
+/// The query of a request, decoded.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Params {
+    path: String,
+    pairs: Vec<(String, String)>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Params {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let uri = parts.extensions.get::<axum::extract::OriginalUri>().map_or(&parts.uri, |original| &original.0);
+        Ok(Self::parse(uri.path(), uri.query().unwrap_or_default()))
+    }
+}
+
+impl Params {
+    pub(crate) fn parse(path: &str, query: &str) -> Self {
+        let pairs = query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| {
+                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                (decode(name), decode(value))
+            })
+            .collect();
+        Self { path: path.to_owned(), pairs }
+    }
+
+    /// The path that was asked for, from the host's root.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Every argument as it was given.
+    pub(crate) fn pairs(&self) -> &[(String, String)] {
+        &self.pairs
+    }
+
+    /// A text; absent when empty.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.all(name).find(|value| !value.is_empty())
+    }
+
+    /// A value of a type that reads from text: an id, a number, a status. Absent when empty.
+    pub(crate) fn get<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, Problem> {
+        self.text(name).map(|text| read(name, text)).transpose()
+    }
+
+    /// Every value of an argument that may be repeated.
+    pub(crate) fn every<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Vec<T>, Problem> {
+        self.all(name).filter(|text| !text.is_empty()).map(|text| read(name, text)).collect()
+    }
+
+    /// A truth value: `false`, `0`, `no`, `off` and nothing are false whatever the case, `true`, `1`, `yes`, `on` are
+    /// true (contract F.1-1).
+    pub(crate) fn truth(&self, name: &str) -> Result<Option<bool>, Problem> {
+        let Some(text) = self.all(name).next() else { return Ok(None) };
+        match text.to_ascii_lowercase().as_str() {
+            "" | "false" | "0" | "no" | "off" | "none" | "null" => Ok(Some(false)),
+            "true" | "1" | "yes" | "on" => Ok(Some(true)),
+            _ => Err(invalid(name, "use true or false")),
+        }
+    }
+
+    /// A truth value that is false when absent.
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, Problem> {
+        Ok(self.truth(name)?.unwrap_or(false))
+    }
+
+    /// Whether an argument stands there at all, with whatever value.
+    pub(crate) fn is_present(&self, name: &str) -> bool {
+        self.all(name).next().is_some()
+    }
+
+    /// An instant.
+    pub(crate) fn time(&self, name: &str) -> Result<Option<Time>, Problem> {
+        self.get(name)
+    }
+
+    /// Whether `include=` names something, in a list or repeated.
+    pub(crate) fn includes(&self, what: &str) -> bool {
+        self.all("include").any(|value| value.split(',').any(|word| word.trim() == what))
+    }
+
+    fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
+        self.pairs.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// A 400 about a query argument.
+pub(crate) fn invalid(name: &str, why: impl Display) -> Problem {
+    Problem::bad_request("invalid_query", format!("The query argument `{name}` is invalid: {why}"))
+}
+
+fn read<T: FromStr<Err: Display>>(name: &str, text: &str) -> Result<T, Problem> {
+    text.parse().map_err(|error| invalid(name, error))
+}
+
+/// Undoes percent encoding and `+`; what is no UTF-8 becomes the replacement character.
+fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escaped = (byte == b'%')
+            .then(|| bytes.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|hex| data_encoding::HEXLOWER_PERMISSIVE.decode(hex).ok());
+        match escaped.as_deref() {
+            Some([value]) => {
+                out.push(*value);
+                at += 3;
+            }
+            Some(_) | None => {
+                out.push(if byte == b'+' { b' ' } else { byte });
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Encodes a query argument's name or value as Python's `urlencode` does, for links.
+pub(crate) fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b',' | b':' => out.push(byte.into()),
+            b' ' => out.push('+'),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_reads_as_it_was_meant() {
+        let params = Params::parse("/api/task", "ids=1&ids=2&name=a+b%20%2525&include=runs,results&x&bad=%zz%4");
+        assert_eq!(params.every::<i64>("ids").unwrap(), [1, 2]);
+        assert_eq!(params.text("name"), Some("a b %25"));
+        assert!(params.includes("results") && params.includes("runs") && !params.includes("run"));
+        assert!(params.is_present("x"));
+        assert_eq!(params.text("bad"), Some("%zz%4"));
+        assert!(params.get::<i64>("name").unwrap_err().msg().contains("`name`"));
+    }
+
+    #[test]
+    fn false_as_text_is_false() {
+        for (text, value) in [("False", false), ("0", false), ("", false), ("no", false), ("True", true), ("1", true)] {
+            assert_eq!(Params::parse("", &format!("f={text}")).flag("f").unwrap(), value, "{text}");
+        }
+        assert!(Params::parse("", "f=perhaps").flag("f").is_err());
+        assert_eq!(Params::parse("", "").truth("f").unwrap(), None);
+    }
+}

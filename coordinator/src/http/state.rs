@@ -1,0 +1,104 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use twinmesh_protocol::time::Time;
+
+use crate::authn::password::Hasher;
+use crate::authn::token::Tokens;
+use crate::authz::Actor;
+use crate::authz::actor::Who;
+use crate::clock::Clock;
+use crate::relay::Relay;
+use crate::store::{self, Store};
+
+/// How old a note of when somebody was last seen may get. Finer notes would make every read a write.
+const LAST_SEEN_EVERY: Duration = Duration::from_secs(30);
+
+/// What every handler has at hand.
+#[derive(Debug, Clone)]
+pub(crate) struct AppState(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    parts: Parts,
+    last_seen: Mutex<BTreeMap<i64, Time>>,
+}
+
+/// What the state is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) tokens: Tokens,
+    pub(crate) hasher: Hasher,
+    pub(crate) clock: Clock,
+    /// Such as `/api`.
+    pub(crate) api_path: String,
+    pub(crate) body_limit: usize,
+    /// The overlay's meeting point, if this process is one.
+    pub(crate) relay: Option<Relay>,
+    /// Cancelled when the process ends. Held requests may end early then; they are dropped soon after anyway.
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl AppState {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner { parts, last_seen: Mutex::default() }))
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.parts.store
+    }
+
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.0.parts.tokens
+    }
+
+    pub(crate) fn hasher(&self) -> &Hasher {
+        &self.0.parts.hasher
+    }
+
+    /// The clock's instant. Handlers use the caller's `now`.
+    pub(crate) fn now(&self) -> Time {
+        self.0.parts.clock.now()
+    }
+
+    pub(crate) fn api_path(&self) -> &str {
+        &self.0.parts.api_path
+    }
+
+    pub(crate) fn body_limit(&self) -> usize {
+        self.0.parts.body_limit
+    }
+
+    pub(crate) fn relay(&self) -> Option<&Relay> {
+        self.0.parts.relay.as_ref()
+    }
+
+    pub(crate) fn shutdown(&self) -> &CancellationToken {
+        &self.0.parts.shutdown
+    }
+
+    /// Notes that somebody was seen, now and then.
+    pub(crate) fn saw(&self, actor: &Actor, now: Time) {
+        let id = match &actor.who {
+            Who::User { id, .. } => id.get(),
+            Who::Node { id, .. } => id.get(),
+            Who::Container(_) => return,
+        };
+        {
+            let mut seen = self.0.last_seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if seen.get(&id).is_some_and(|last| now.since(*last) < LAST_SEEN_EVERY) {
+                return;
+            }
+            seen.insert(id, now);
+        }
+        let store = self.store().clone();
+        tokio::spawn(async move {
+            if let Err(error) = store::identity::seen(&store, id, now).await {
+                tracing::debug!("cannot note when {id} was last seen: {error}");
+            }
+        });
+    }
+}

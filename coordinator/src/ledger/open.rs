@@ -1,0 +1,466 @@
+//! Whether a task may be opened, and what opening it records (contract A.8.1).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use twinmesh_protocol::digest::Digest;
+use twinmesh_protocol::id::{
+    AlgorithmStoreId, CollaborationId, JobId, NodeId, OrganizationId, StudyId, TaskId, UserId,
+};
+use twinmesh_protocol::manifest::SignedManifest;
+use twinmesh_protocol::payload::{PayloadForm, classify};
+use twinmesh_protocol::wire::{FieldErrors, NewTask, NewTaskDatabase, TaskDatabase};
+
+/// The longest name of a task, in characters (contract A.7).
+const MAX_NAME_CHARS: usize = 128;
+/// The longest description of a task, in characters (contract A.8.1).
+const MAX_DESCRIPTION_CHARS: usize = 1024;
+/// The longest image reference, in characters. A name has up to 255, a tag 128, a digest 71 and a host 253.
+const MAX_IMAGE_CHARS: usize = 1024;
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// The organization in whose name.
+    pub organization: OrganizationId,
+    /// The user, or for a run the user whose task it is part of.
+    pub user: Option<UserId>,
+    /// Whether the rules let this user create tasks in the collaboration asked for. Of no meaning for a run.
+    pub may_create: bool,
+    /// The run that asks, if it is one.
+    pub run: Option<AskingRun>,
+}
+
+/// A run whose algorithm asks for a subtask.
+#[derive(Debug, Clone)]
+pub struct AskingRun {
+    /// The image in its token.
+    pub image: String,
+    /// The collaboration in its token.
+    pub collaboration_id: CollaborationId,
+    /// Its task.
+    pub parent: ParentTask,
+}
+
+/// The task whose run asks for a subtask.
+#[derive(Debug, Clone)]
+pub struct ParentTask {
+    /// Which.
+    pub id: TaskId,
+    /// Its job.
+    pub job_id: JobId,
+    /// Its image, with a digest where a store gave one.
+    pub image: String,
+    /// The store that vouched for it.
+    pub store_id: Option<AlgorithmStoreId>,
+    /// Whether it has ended.
+    pub finished: bool,
+}
+
+/// What is known of the place where the task is to be carried out.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// The collaboration asked for, or that of the study; `None` when there is none such.
+    pub collaboration: Option<KnownCollaboration>,
+    /// The study asked for; `None` when there is none such, or none was asked for.
+    pub study: Option<KnownStudy>,
+    /// The nodes of the collaboration by organization.
+    pub nodes: BTreeMap<OrganizationId, KnownNode>,
+    /// The store asked for; `None` when there is none such, or none was asked for.
+    pub store: Option<KnownStore>,
+}
+
+/// A collaboration.
+#[derive(Debug, Clone)]
+pub struct KnownCollaboration {
+    /// Which.
+    pub id: CollaborationId,
+    /// Whether payloads are encrypted end to end.
+    pub encrypted: bool,
+    /// Who takes part.
+    pub members: BTreeSet<OrganizationId>,
+}
+
+/// A study.
+#[derive(Debug, Clone)]
+pub struct KnownStudy {
+    /// Which.
+    pub id: StudyId,
+    /// Where it belongs.
+    pub collaboration_id: CollaborationId,
+    /// Who takes part.
+    pub members: BTreeSet<OrganizationId>,
+}
+
+/// A node, with whom it published to admit: user ids and organization ids or names, as text (contract E.3).
+#[derive(Debug, Clone)]
+pub struct KnownNode {
+    /// Which.
+    pub id: NodeId,
+    /// The users it admits, if it limits them.
+    pub allowed_users: Vec<String>,
+    /// The organizations it admits, if it limits them.
+    pub allowed_organizations: Vec<String>,
+}
+
+/// A link to an algorithm store.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownStore {
+    /// Which.
+    pub id: AlgorithmStoreId,
+    /// The collaboration it is linked to; all when `None`.
+    pub collaboration_id: Option<CollaborationId>,
+}
+
+/// A task as it is to be recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenedTask {
+    /// Its name; empty when none was given.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Its image.
+    pub image: String,
+    /// Where it belongs.
+    pub collaboration_id: CollaborationId,
+    /// Its study.
+    pub study_id: Option<StudyId>,
+    /// The task whose run made it, with that task's job; it begins a job of its own when `None`.
+    pub parent: Option<(TaskId, JobId)>,
+    /// Who asks.
+    pub init_org: OrganizationId,
+    /// The user who asks, or asked for the job.
+    pub init_user: Option<UserId>,
+    /// The store that vouches for the image.
+    pub store_id: Option<AlgorithmStoreId>,
+    /// What it may read.
+    pub databases: Vec<TaskDatabase>,
+    /// Who is to run it with which input, in the order asked for.
+    pub inputs: Vec<(OrganizationId, String)>,
+    /// What was signed.
+    pub manifest: Option<SignedManifest>,
+}
+
+/// Why a task is not opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenRefusal {
+    /// The body's fields.
+    #[error("Request body is incorrect")]
+    Body(FieldErrors),
+    /// No such collaboration.
+    #[error("Collaboration id={0} not found!")]
+    NoCollaboration(CollaborationId),
+    /// No such study.
+    #[error("Study id={0} not found")]
+    NoStudy(StudyId),
+    /// Study and collaboration do not go together.
+    #[error("Study {study} belongs to collaboration {actual}, not to collaboration {asked}: give one of the two")]
+    StudyElsewhere {
+        /// The study asked for.
+        study: StudyId,
+        /// Where it belongs.
+        actual: CollaborationId,
+        /// The collaboration asked for.
+        asked: CollaborationId,
+    },
+    /// An organization outside the collaboration.
+    #[error("Organization {organization} is not within collaboration {collaboration}")]
+    OutsideCollaboration {
+        /// Which.
+        organization: OrganizationId,
+        /// Of what.
+        collaboration: CollaborationId,
+    },
+    /// An organization outside the study.
+    #[error("Organization {organization} is not within study {study}")]
+    OutsideStudy {
+        /// Which.
+        organization: OrganizationId,
+        /// Of what.
+        study: StudyId,
+    },
+    /// Organizations without a node.
+    #[error("No node is registered for the following organization(s): {}", list(.0))]
+    NoNode(Vec<OrganizationId>),
+    /// A node published that it does not admit who asks.
+    #[error("The node of organization {organization} does not accept tasks from you: it limits who may ask")]
+    NotAdmitted {
+        /// Whose node.
+        organization: OrganizationId,
+    },
+    /// Who asks is not part of the collaboration.
+    #[error("Your organization ({organization}) is not a member of collaboration {collaboration}")]
+    NotMember {
+        /// Who asks.
+        organization: OrganizationId,
+        /// Of what.
+        collaboration: CollaborationId,
+    },
+    /// The rules do not let the user.
+    #[error("You lack the permission to do that!")]
+    NotAllowed,
+    /// The run's token does not cover what it asks.
+    #[error("Container-token is not valid")]
+    Token(&'static str),
+    /// No such store.
+    #[error("Algorithm store id={0} does not exist!")]
+    NoStore(AlgorithmStoreId),
+    /// The store is not linked to the collaboration.
+    #[error("Algorithm store {store} is not linked to collaboration {collaboration}")]
+    StoreElsewhere {
+        /// The store asked for.
+        store: AlgorithmStoreId,
+        /// The task's collaboration.
+        collaboration: CollaborationId,
+    },
+    /// An input in clear in an encrypted collaboration.
+    #[error(
+        "The input of organization {organization} is not encrypted, but collaboration {collaboration} is: set up \
+         encryption before you create tasks in it"
+    )]
+    NotEncrypted {
+        /// Whose input.
+        organization: OrganizationId,
+        /// Where.
+        collaboration: CollaborationId,
+    },
+    /// An encrypted input in a collaboration without encryption.
+    #[error(
+        "The input of organization {organization} is encrypted, but collaboration {collaboration} is not: create the \
+         task without encryption"
+    )]
+    Encrypted {
+        /// Whose input.
+        organization: OrganizationId,
+        /// Where.
+        collaboration: CollaborationId,
+    },
+    /// An input that is no payload at all.
+    #[error("The input of organization {organization} is neither base64 of text nor an encrypted payload")]
+    Malformed {
+        /// Whose input.
+        organization: OrganizationId,
+    },
+}
+
+fn list(organizations: &[OrganizationId]) -> String {
+    organizations.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What is wrong with a body, field by field; empty when nothing is.
+#[must_use]
+pub fn validate(request: &NewTask) -> FieldErrors {
+    let mut errors = FieldErrors::new();
+    let mut refuse = |field: &str, text: String| errors.entry(field.to_owned()).or_default().push(text);
+    if let Some(name) = &request.name {
+        // The stock client sends an empty name when its user gives none.
+        if name.chars().count() > MAX_NAME_CHARS {
+            refuse("name", format!("Length must be between 1 and {MAX_NAME_CHARS}."));
+        }
+        if !name.is_empty() && name.chars().all(|letter| letter.is_ascii_digit()) {
+            refuse("name", "Name cannot be numeric.".into());
+        }
+    }
+    if request.description.as_ref().is_some_and(|text| text.chars().count() > MAX_DESCRIPTION_CHARS) {
+        refuse("description", format!("Longer than maximum length {MAX_DESCRIPTION_CHARS}."));
+    }
+    match request.image.chars().count() {
+        0 => refuse("image", "Shorter than minimum length 1.".into()),
+        1..=MAX_IMAGE_CHARS => {}
+        _ => refuse("image", format!("Longer than maximum length {MAX_IMAGE_CHARS}.")),
+    }
+    if request.collaboration_id.is_none() && request.study_id.is_none() {
+        refuse("_schema", "Either collaboration_id or study_id must be given.".into());
+    }
+    for (field, id) in [
+        ("collaboration_id", request.collaboration_id.map(CollaborationId::get)),
+        ("study_id", request.study_id.map(StudyId::get)),
+        ("store_id", request.store_id.map(AlgorithmStoreId::get)),
+    ] {
+        if id.is_some_and(|id| id < 1) {
+            refuse(field, "Must be greater than or equal to 1.".into());
+        }
+    }
+    if request.organizations.is_empty() {
+        refuse("organizations", "At least one organization is needed.".into());
+    }
+    let mut seen = BTreeSet::new();
+    for organization in &request.organizations {
+        if !seen.insert(organization.id) {
+            refuse("organizations", format!("Organization {} is named more than once.", organization.id));
+        }
+        if organization.input.is_empty() {
+            refuse("organizations", format!("The input of organization {} is missing.", organization.id));
+        }
+    }
+    for database in request.databases.iter().flatten() {
+        if database.label.is_empty() || database.label.chars().count() > MAX_NAME_CHARS {
+            refuse("databases", format!("A label has 1 to {MAX_NAME_CHARS} characters."));
+        }
+    }
+    errors
+}
+
+/// Decides whether the task is opened, and what is recorded. Checks come in the contract's order; the manifest, which
+/// the contract does not know, is checked afterwards by [`super::manifest::check`].
+///
+/// # Errors
+/// The first thing that stands against it.
+pub fn open_task(request: NewTask, asker: &Asker, place: &Place) -> Result<OpenedTask, OpenRefusal> {
+    let errors = validate(&request);
+    if !errors.is_empty() {
+        return Err(OpenRefusal::Body(errors));
+    }
+    let collaboration = find_collaboration(&request, place)?;
+    check_organizations(&request, collaboration, place)?;
+    check_asker(&request, asker, collaboration, place)?;
+    let (image, store_id, parent) = match &asker.run {
+        Some(run) => (run.parent.image.clone(), run.parent.store_id, Some((run.parent.id, run.parent.job_id))),
+        None => (request.image, check_store(request.store_id, collaboration.id, place)?, None),
+    };
+    let inputs: Vec<_> = request.organizations.into_iter().map(|entry| (entry.id, entry.input)).collect();
+    check_inputs(&inputs, collaboration)?;
+    Ok(OpenedTask {
+        name: request.name.unwrap_or_default(),
+        description: request.description,
+        image,
+        collaboration_id: collaboration.id,
+        study_id: request.study_id,
+        parent,
+        init_org: asker.organization,
+        init_user: asker.user,
+        store_id,
+        databases: request.databases.unwrap_or_default().into_iter().map(database).collect(),
+        inputs,
+        manifest: request.manifest,
+    })
+}
+
+/// What distinguishes one request from another, to tell a repeat from a different task under the same key.
+///
+/// A request is written back as JSON in the order of its fields, so the digest does not depend on how it was spaced or
+/// ordered when it came.
+#[must_use]
+pub fn content_digest(request: &NewTask) -> Digest {
+    let json = serde_json::to_vec(request).expect("a task that came as JSON can be written as JSON");
+    Digest::of(&json)
+}
+
+fn find_collaboration<'a>(request: &NewTask, place: &'a Place) -> Result<&'a KnownCollaboration, OpenRefusal> {
+    let missing = |id: CollaborationId| OpenRefusal::NoCollaboration(id);
+    if let Some(study_id) = request.study_id {
+        let study = place.study.as_ref().ok_or(OpenRefusal::NoStudy(study_id))?;
+        if let Some(asked) = request.collaboration_id
+            && asked != study.collaboration_id
+        {
+            return Err(match &place.collaboration {
+                Some(_) => OpenRefusal::StudyElsewhere { study: study_id, actual: study.collaboration_id, asked },
+                None => missing(asked),
+            });
+        }
+        return place.collaboration.as_ref().ok_or_else(|| missing(study.collaboration_id));
+    }
+    let asked = request.collaboration_id.unwrap_or(CollaborationId::new(0));
+    place.collaboration.as_ref().ok_or_else(|| missing(asked))
+}
+
+fn check_organizations(
+    request: &NewTask,
+    collaboration: &KnownCollaboration,
+    place: &Place,
+) -> Result<(), OpenRefusal> {
+    let organizations = || request.organizations.iter().map(|entry| entry.id);
+    if let Some(organization) = organizations().find(|id| !collaboration.members.contains(id)) {
+        return Err(OpenRefusal::OutsideCollaboration { organization, collaboration: collaboration.id });
+    }
+    if let (Some(study), Some(_)) = (&place.study, request.study_id)
+        && let Some(organization) = organizations().find(|id| !study.members.contains(id))
+    {
+        return Err(OpenRefusal::OutsideStudy { organization, study: study.id });
+    }
+    let without: Vec<_> = organizations().filter(|id| !place.nodes.contains_key(id)).collect();
+    if without.is_empty() { Ok(()) } else { Err(OpenRefusal::NoNode(without)) }
+}
+
+fn check_asker(
+    request: &NewTask,
+    asker: &Asker,
+    collaboration: &KnownCollaboration,
+    place: &Place,
+) -> Result<(), OpenRefusal> {
+    if let (None, Some(user)) = (&asker.run, asker.user) {
+        let refusing = request.organizations.iter().find(|entry| {
+            place.nodes.get(&entry.id).is_some_and(|node| !admits(node, user, asker.organization))
+        });
+        if let Some(entry) = refusing {
+            return Err(OpenRefusal::NotAdmitted { organization: entry.id });
+        }
+    }
+    if !collaboration.members.contains(&asker.organization) {
+        return Err(OpenRefusal::NotMember { organization: asker.organization, collaboration: collaboration.id });
+    }
+    match &asker.run {
+        None if asker.may_create => Ok(()),
+        None => Err(OpenRefusal::NotAllowed),
+        Some(run) if !request.image.ends_with(&run.image) => Err(OpenRefusal::Token("the image is another")),
+        Some(run) if run.parent.finished => Err(OpenRefusal::Token("the run's task has ended")),
+        Some(run) if run.collaboration_id != collaboration.id => {
+            Err(OpenRefusal::Token("the collaboration is another"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Stock admits who is on either list; a node that published none admits everybody (contract E.3).
+fn admits(node: &KnownNode, user: UserId, organization: OrganizationId) -> bool {
+    let (user, organization) = (user.to_string(), organization.to_string());
+    (node.allowed_users.is_empty() && node.allowed_organizations.is_empty())
+        || node.allowed_users.contains(&user)
+        || node.allowed_organizations.contains(&organization)
+}
+
+fn check_store(
+    asked: Option<AlgorithmStoreId>,
+    collaboration: CollaborationId,
+    place: &Place,
+) -> Result<Option<AlgorithmStoreId>, OpenRefusal> {
+    let Some(asked) = asked else { return Ok(None) };
+    let store = place.store.ok_or(OpenRefusal::NoStore(asked))?;
+    if store.collaboration_id.is_some_and(|linked| linked != collaboration) {
+        return Err(OpenRefusal::StoreElsewhere { store: asked, collaboration });
+    }
+    Ok(Some(asked))
+}
+
+fn check_inputs(
+    inputs: &[(OrganizationId, String)],
+    collaboration: &KnownCollaboration,
+) -> Result<(), OpenRefusal> {
+    for (organization, input) in inputs {
+        let (organization, collaboration_id) = (*organization, collaboration.id);
+        match (classify(input), collaboration.encrypted) {
+            (PayloadForm::Plain, false) | (PayloadForm::Sealed | PayloadForm::Vantage6Envelope, true) => {}
+            (PayloadForm::Plain, true) => {
+                return Err(OpenRefusal::NotEncrypted { organization, collaboration: collaboration_id });
+            }
+            (PayloadForm::Sealed | PayloadForm::Vantage6Envelope, false) => {
+                return Err(OpenRefusal::Encrypted { organization, collaboration: collaboration_id });
+            }
+            (PayloadForm::Malformed, _) => return Err(OpenRefusal::Malformed { organization }),
+        }
+    }
+    Ok(())
+}
+
+/// Everything but the label becomes compact JSON text (contract A.5).
+fn database(asked: NewTaskDatabase) -> TaskDatabase {
+    let label = asked.label.clone();
+    let mut parameters = match serde_json::to_value(asked) {
+        Ok(serde_json::Value::Object(parameters)) => parameters,
+        Ok(_) | Err(_) => serde_json::Map::new(),
+    };
+    parameters.remove("label");
+    TaskDatabase { label, parameters: serde_json::Value::Object(parameters).to_string() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! The collaboration's rows.

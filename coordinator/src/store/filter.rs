@@ -1,0 +1,162 @@
+//! Lists: conditions and pages put together without ever putting a value into SQL text.
+
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
+
+use super::Result;
+use crate::http::page::{Direction, PageRequest};
+
+/// A value bound to a placeholder.
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    Int(i64),
+    Text(String),
+}
+
+impl From<i64> for Value {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<String> for Value {
+    fn from(value: String) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_owned())
+    }
+}
+
+/// The conditions of a list. Texts are constants; values are bound.
+#[derive(Debug, Default)]
+pub(crate) struct Filter {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Filter {
+    /// Adds a condition; each `?` stands for one of `values`, in order.
+    pub(crate) fn and(&mut self, condition: &'static str, values: impl IntoIterator<Item = Value>) {
+        self.and_built(condition, values);
+    }
+
+    /// Adds that `column` (a constant) matches the pattern with `%` and `_`, whatever the case.
+    pub(crate) fn and_like(&mut self, column: &'static str, pattern: Option<&str>) {
+        if let Some(pattern) = pattern {
+            self.and_built(&format!("LOWER({column}) LIKE LOWER(?)"), [pattern.into()]);
+        }
+    }
+
+    /// Adds that `column` (a constant) equals the value, if there is one.
+    pub(crate) fn and_equal(&mut self, column: &'static str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.and_built(&format!("{column} = ?"), [value.into()]);
+        }
+    }
+
+    /// Adds that `column` (a constant) is one of the values; nothing is one of none.
+    pub(crate) fn and_in(&mut self, column: &'static str, values: impl IntoIterator<Item = i64>) {
+        let (sql, values) = in_list(column, values);
+        self.and_built(&sql, values);
+    }
+
+    /// Adds that one of the alternatives holds; none of none does.
+    pub(crate) fn and_any(&mut self, alternatives: Vec<(String, Vec<Value>)>) {
+        if alternatives.is_empty() {
+            return self.and("1 = 0", []);
+        }
+        let sql: Vec<&str> = alternatives.iter().map(|(sql, _)| sql.as_str()).collect();
+        let sql = format!("({})", sql.join(" OR "));
+        self.and_built(&sql, alternatives.into_iter().flat_map(|(_, values)| values));
+    }
+
+    fn and_built(&mut self, condition: &str, values: impl IntoIterator<Item = Value>) {
+        self.sql.push_str(if self.sql.is_empty() { " WHERE " } else { " AND " });
+        let mut next = self.values.len();
+        self.values.extend(values);
+        for character in condition.chars() {
+            if character == '?' {
+                next += 1;
+                self.sql.push_str(&format!("${next}"));
+            } else {
+                self.sql.push(character);
+            }
+        }
+        debug_assert_eq!(next, self.values.len(), "each `?` of `{condition}` has a value");
+    }
+}
+
+/// `column IN (…)` for a constant `column`, to be used as a condition or an alternative.
+pub(crate) fn in_list(column: &str, values: impl IntoIterator<Item = i64>) -> (String, Vec<Value>) {
+    let values: Vec<Value> = values.into_iter().map(Value::Int).collect();
+    if values.is_empty() {
+        return ("1 = 0".into(), values);
+    }
+    (format!("{column} IN ({})", vec!["?"; values.len()].join(", ")), values)
+}
+
+/// One page of `SELECT {columns} FROM {from}` and how many rows there are on all of them.
+///
+/// `sortable` maps the wire's names to columns; `default_order` comes last and must make the order total.
+pub(crate) async fn page(
+    conn: &mut AnyConnection,
+    columns: &'static str,
+    from: &'static str,
+    filter: &Filter,
+    request: &PageRequest,
+    sortable: &'static [(&'static str, &'static str)],
+    default_order: &'static str,
+) -> Result<(Vec<AnyRow>, i64)> {
+    let count = format!("SELECT COUNT(*) FROM {from}{}", filter.sql);
+    let total: i64 = bind(&count, &filter.values).fetch_one(&mut *conn).await?.try_get(0)?;
+
+    let mut order = String::new();
+    for (name, direction) in request.sort() {
+        // The door has checked the names against the same table.
+        if let Some((_, column)) = sortable.iter().find(|(known, _)| known == name) {
+            order.push_str(column);
+            order.push_str(match direction {
+                Direction::Up => ", ",
+                Direction::Down => " DESC, ",
+            });
+        }
+    }
+    let mut values = filter.values.clone();
+    values.push(request.limit().into());
+    values.push(request.offset().into());
+    let sql = format!(
+        "SELECT {columns} FROM {from}{} ORDER BY {order}{default_order} LIMIT ${} OFFSET ${}",
+        filter.sql,
+        values.len() - 1,
+        values.len()
+    );
+    Ok((bind(&sql, &values).fetch_all(&mut *conn).await?, total))
+}
+
+/// Every row of `SELECT {columns} FROM {from}` that the filter leaves, in `order`.
+pub(crate) async fn all(
+    conn: &mut AnyConnection,
+    columns: &'static str,
+    from: &'static str,
+    filter: &Filter,
+    order: &'static str,
+) -> Result<Vec<AnyRow>> {
+    let sql = format!("SELECT {columns} FROM {from}{} ORDER BY {order}", filter.sql);
+    Ok(bind(&sql, &filter.values).fetch_all(&mut *conn).await?)
+}
+
+fn bind<'q>(sql: &str, values: &[Value]) -> sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments> {
+    // Every part of the text is a constant of this crate; values are bound.
+    let mut query = sqlx::query(AssertSqlSafe(sql.to_owned()));
+    for value in values {
+        query = match value {
+            Value::Int(value) => query.bind(*value),
+            Value::Text(value) => query.bind(value.clone()),
+        };
+    }
+    query
+}

@@ -1,0 +1,134 @@
+//! Who a token speaks for, with everything a decision needs to know.
+
+use std::collections::BTreeSet;
+
+use sqlx::{AnyConnection, Row as _};
+use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RuleId, RunId, UserId};
+use twinmesh_protocol::status::RunStatus;
+use twinmesh_protocol::time::Time;
+
+use super::{Result, Store};
+use crate::authn::token::{ClientType, ContainerSubject, Subject};
+use crate::authz::actor::{Actor, Container, Who};
+use crate::authz::role;
+use crate::authz::rule::RuleSet;
+
+/// The actor, unless they are gone, or their run is finished.
+pub(crate) async fn actor_fetch(conn: &mut AnyConnection, subject: &Subject) -> Result<Option<Actor>> {
+    match subject {
+        Subject::Entity(ClientType::User, id) => user(conn, UserId::new(*id)).await,
+        Subject::Entity(ClientType::Node, id) => node(conn, NodeId::new(*id)).await,
+        // No such token is ever issued.
+        Subject::Entity(ClientType::Container, _) => Ok(None),
+        Subject::Container(subject) => container(conn, subject).await,
+    }
+}
+
+async fn user(conn: &mut AnyConnection, id: UserId) -> Result<Option<Actor>> {
+    let row = sqlx::query("SELECT organization_id FROM user_account WHERE id = $1")
+        .bind(id.get())
+        .fetch_optional(&mut *conn)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let organization = OrganizationId::new(row.try_get(0)?);
+    let (roles, rules) = user_rights(&mut *conn, id).await?;
+    let collaborations = collaborations_of(conn, organization).await?;
+    Ok(Some(Actor { who: Who::User { id, roles }, organization, collaborations, rules }))
+}
+
+/// The roles of a user, and all rules they hold by roles or themselves.
+pub(crate) async fn user_rights(conn: &mut AnyConnection, id: UserId) -> Result<(BTreeSet<RoleId>, RuleSet)> {
+    let rows = sqlx::query(
+        "SELECT user_role.role_id, role_rule.rule_id FROM user_role \
+         LEFT JOIN role_rule ON role_rule.role_id = user_role.role_id WHERE user_role.user_id = $1 \
+         UNION ALL SELECT NULL, rule_id FROM user_rule WHERE user_id = $1",
+    )
+    .bind(id.get())
+    .fetch_all(conn)
+    .await?;
+    let mut roles = BTreeSet::new();
+    let mut rules = RuleSet::EMPTY;
+    for row in rows {
+        if let Some(role) = row.try_get::<Option<i64>, _>(0)? {
+            roles.insert(RoleId::new(role));
+        }
+        if let Some(rule) = row.try_get::<Option<i64>, _>(1)? {
+            rules = rules.with(RuleId::new(rule));
+        }
+    }
+    Ok((roles, rules))
+}
+
+/// The collaborations in which an organization takes part.
+pub(crate) async fn collaborations_of(
+    conn: &mut AnyConnection,
+    organization: OrganizationId,
+) -> Result<BTreeSet<CollaborationId>> {
+    let rows = sqlx::query("SELECT collaboration_id FROM collaboration_organization WHERE organization_id = $1")
+        .bind(organization.get())
+        .fetch_all(conn)
+        .await?;
+    rows.iter().map(|row| Ok(CollaborationId::new(row.try_get(0)?))).collect()
+}
+
+async fn node(conn: &mut AnyConnection, id: NodeId) -> Result<Option<Actor>> {
+    let row = sqlx::query("SELECT organization_id, collaboration_id FROM node WHERE id = $1")
+        .bind(id.get())
+        .fetch_optional(conn)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let collaboration = CollaborationId::new(row.try_get(1)?);
+    Ok(Some(Actor {
+        who: Who::Node { id, collaboration },
+        organization: OrganizationId::new(row.try_get(0)?),
+        collaborations: BTreeSet::from([collaboration]),
+        rules: role::node_rules(),
+    }))
+}
+
+/// A container's token is good while its run is unfinished and its node is there; nothing else in it is trusted more
+/// than the rows.
+async fn container(conn: &mut AnyConnection, subject: &ContainerSubject) -> Result<Option<Actor>> {
+    let row = sqlx::query(
+        "SELECT run.id, run.status, task.collaboration_id FROM run \
+         JOIN task ON task.id = run.task_id \
+         JOIN node ON node.organization_id = run.organization_id AND node.collaboration_id = task.collaboration_id \
+         WHERE run.task_id = $1 AND run.organization_id = $2 AND node.id = $3",
+    )
+    .bind(subject.task_id.get())
+    .bind(subject.organization_id.get())
+    .bind(subject.node_id.get())
+    .fetch_optional(conn)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let status: String = row.try_get(1)?;
+    if !status.parse::<RunStatus>().is_ok_and(|status| !status.is_finished()) {
+        return Ok(None);
+    }
+    let collaboration = CollaborationId::new(row.try_get(2)?);
+    Ok(Some(Actor {
+        who: Who::Container(Container {
+            run: RunId::new(row.try_get(0)?),
+            task: subject.task_id,
+            node: subject.node_id,
+            collaboration,
+            image: subject.image.clone(),
+            study: subject.study_id,
+            store: subject.store_id,
+        }),
+        organization: subject.organization_id,
+        collaborations: BTreeSet::from([collaboration]),
+        rules: role::container_rules(),
+    }))
+}
+
+/// Notes when a user or node was last seen.
+pub(crate) async fn seen(store: &Store, id: i64, now: Time) -> Result<()> {
+    let mut tx = store.write().await?;
+    sqlx::query("UPDATE authenticatable SET last_seen = $1 WHERE id = $2")
+        .bind(now.micros())
+        .bind(id)
+        .execute(tx.conn())
+        .await?;
+    tx.commit().await
+}

@@ -1,0 +1,59 @@
+//! The peer's rows: how nodes are reached in the overlay.
+
+use sqlx::{AnyConnection, Row as _};
+use twinmesh_protocol::certificate::SignedCertificate;
+use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId};
+use twinmesh_protocol::time::Time;
+use twinmesh_protocol::wire::{NewPeer, PeerRecord};
+
+use super::{Result, StoreError, Tx};
+
+/// Records how a node is reached, in place of what was known.
+pub(crate) async fn peer_put(tx: &mut Tx, node: NodeId, peer: &NewPeer, now: Time) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO peer (node_id, certificate, addresses, updated_at) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (node_id) DO UPDATE SET certificate = excluded.certificate, addresses = excluded.addresses, \
+         updated_at = excluded.updated_at",
+    )
+    .bind(node.get())
+    .bind(serde_json::to_string(&peer.certificate).expect("a certificate that came as JSON can be written as JSON"))
+    .bind(serde_json::to_string(&peer.addresses).expect("texts can be written as JSON"))
+    .bind(now.micros())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// How the nodes of a collaboration are reached.
+pub(crate) async fn peer_list(conn: &mut AnyConnection, collaboration: CollaborationId) -> Result<Vec<PeerRecord>> {
+    let rows = sqlx::query(
+        "SELECT peer.node_id, node.organization_id, peer.certificate, peer.addresses, authenticatable.status \
+         FROM peer JOIN node ON node.id = peer.node_id JOIN authenticatable ON authenticatable.id = node.id \
+         WHERE node.collaboration_id = $1 ORDER BY peer.node_id",
+    )
+    .bind(collaboration.get())
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let (certificate, addresses): (String, String) = (row.try_get(2)?, row.try_get(3)?);
+            Ok(PeerRecord {
+                node_id: NodeId::new(row.try_get(0)?),
+                organization_id: OrganizationId::new(row.try_get(1)?),
+                certificate: read(&certificate, "a node certificate")?,
+                addresses: read(&addresses, "a list of addresses")?,
+                status: row.try_get(4)?,
+            })
+        })
+        .collect()
+}
+
+/// The certificates of all nodes that have one.
+pub(crate) async fn certificate_list(conn: &mut AnyConnection) -> Result<Vec<SignedCertificate>> {
+    let rows = sqlx::query("SELECT certificate FROM peer ORDER BY node_id").fetch_all(conn).await?;
+    rows.iter().map(|row| read(&row.try_get::<String, _>(0)?, "a node certificate")).collect()
+}
+
+fn read<T: serde::de::DeserializeOwned>(json: &str, expected: &'static str) -> Result<T> {
+    serde_json::from_str(json).map_err(|error| StoreError::Corrupt { value: error.to_string(), expected })
+}

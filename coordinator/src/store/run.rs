@@ -1,0 +1,376 @@
+//! The run's rows.
+
+use std::collections::BTreeMap;
+
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
+use twinmesh_protocol::id::{CollaborationId, JobId, NodeId, OrganizationId, PortId, RunId, TaskId, UserId};
+use twinmesh_protocol::status::RunStatus;
+use twinmesh_protocol::time::Time;
+use twinmesh_protocol::wire::{EventKind, NodeSummary, Port};
+
+use super::event::{NewEvent, event_insert};
+use super::filter::{self, Filter};
+use super::{Result, StoreError, Tx, expect_one};
+use crate::http::page::PageRequest;
+use crate::ledger::kill::Victim;
+use crate::ledger::run::RunState;
+use crate::ledger::siblings::Sibling;
+
+/// A run with its task and the node that works on it.
+const FROM: &str = "run JOIN task ON task.id = run.task_id \
+                    LEFT JOIN node ON node.organization_id = run.organization_id \
+                    AND node.collaboration_id = task.collaboration_id \
+                    LEFT JOIN authenticatable ON authenticatable.id = node.id";
+
+const COLUMNS: &str = "run.id, run.task_id, run.organization_id, run.status, run.assigned_at, run.started_at, \
+                       run.finished_at, run.cleanup_at, run.kill_requested_at, run.blob_storage_used, run.input, \
+                       run.log, node.id, node.name, authenticatable.ip, authenticatable.status";
+
+const RESULT_COLUMNS: &str = "run.id, run.task_id, run.result, run.cleanup_at, run.blob_storage_used";
+
+/// What a list of runs or results can be sorted by.
+pub(crate) const SORTABLE: &[(&str, &str)] = &[
+    ("id", "run.id"),
+    ("task_id", "run.task_id"),
+    ("organization_id", "run.organization_id"),
+    ("status", "run.status"),
+    ("assigned_at", "run.assigned_at"),
+    ("started_at", "run.started_at"),
+    ("finished_at", "run.finished_at"),
+];
+
+/// The condition that a run has not ended.
+pub(crate) const IS_OPEN: &str = "run.status IN ('pending', 'initializing', 'active')";
+
+/// A run.
+#[derive(Debug, Clone)]
+pub(crate) struct RunRecord {
+    pub(crate) id: RunId,
+    pub(crate) task_id: TaskId,
+    pub(crate) organization_id: OrganizationId,
+    pub(crate) state: RunState,
+    pub(crate) assigned_at: Time,
+    pub(crate) cleanup_at: Option<Time>,
+    pub(crate) blob_storage_used: bool,
+    pub(crate) input: Option<String>,
+    pub(crate) log: Option<String>,
+    pub(crate) node: Option<NodeSummary>,
+    pub(crate) ports: Vec<Port>,
+}
+
+/// The result of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct ResultRecord {
+    pub(crate) id: RunId,
+    pub(crate) task_id: TaskId,
+    pub(crate) result: Option<String>,
+    pub(crate) cleanup_at: Option<Time>,
+    pub(crate) blob_storage_used: bool,
+}
+
+/// What decisions about a run need to know of it: where it belongs, without its payloads.
+#[derive(Debug, Clone)]
+pub(crate) struct RunPlace {
+    pub(crate) id: RunId,
+    pub(crate) state: RunState,
+    pub(crate) organization_id: OrganizationId,
+    pub(crate) node_id: Option<NodeId>,
+    pub(crate) task_id: TaskId,
+    pub(crate) collaboration_id: CollaborationId,
+    pub(crate) encrypted: bool,
+    pub(crate) parent_id: Option<TaskId>,
+    pub(crate) job_id: JobId,
+    pub(crate) image: String,
+    pub(crate) init_org: OrganizationId,
+    pub(crate) init_user: Option<UserId>,
+}
+
+impl RunPlace {
+    /// An event about this run.
+    pub(crate) fn event(&self, kind: EventKind, now: Time) -> NewEvent {
+        NewEvent {
+            collaboration_id: Some(self.collaboration_id),
+            organization_id: Some(self.organization_id),
+            node_id: self.node_id,
+            task_id: Some(self.task_id),
+            parent_id: self.parent_id,
+            job_id: Some(self.job_id),
+            run_id: Some(self.id),
+            ..NewEvent::new(kind, now)
+        }
+    }
+}
+
+/// Reads a status word.
+pub(crate) fn read_status(word: &str) -> Result<RunStatus> {
+    word.parse().map_err(|_| StoreError::Corrupt { value: word.into(), expected: "a run status" })
+}
+
+/// One run.
+pub(crate) async fn run_fetch(conn: &mut AnyConnection, id: RunId) -> Result<Option<RunRecord>> {
+    let mut filter = Filter::default();
+    filter.and_equal("run.id", Some(id.get()));
+    let rows = filter::all(conn, COLUMNS, FROM, &filter, "run.id DESC").await?;
+    Ok(complete(conn, rows).await?.pop())
+}
+
+/// One page of runs, newest first, and how many there are.
+pub(crate) async fn run_page(
+    conn: &mut AnyConnection,
+    filter: &Filter,
+    request: &PageRequest,
+) -> Result<(Vec<RunRecord>, i64)> {
+    let (rows, total) = filter::page(conn, COLUMNS, FROM, filter, request, SORTABLE, "run.id DESC").await?;
+    Ok((complete(conn, rows).await?, total))
+}
+
+/// The runs of these tasks, newest first.
+pub(crate) async fn run_list(conn: &mut AnyConnection, tasks: impl IntoIterator<Item = TaskId>) -> Result<Vec<RunRecord>> {
+    let mut filter = Filter::default();
+    filter.and_in("run.task_id", tasks.into_iter().map(TaskId::get));
+    let rows = filter::all(conn, COLUMNS, FROM, &filter, "run.id DESC").await?;
+    complete(conn, rows).await
+}
+
+/// The result of one run.
+pub(crate) async fn result_fetch(conn: &mut AnyConnection, id: RunId) -> Result<Option<ResultRecord>> {
+    let mut filter = Filter::default();
+    filter.and_equal("run.id", Some(id.get()));
+    let rows = filter::all(conn, RESULT_COLUMNS, FROM, &filter, "run.id DESC").await?;
+    rows.first().map(read_result).transpose()
+}
+
+/// One page of results, newest first, and how many there are.
+pub(crate) async fn result_page(
+    conn: &mut AnyConnection,
+    filter: &Filter,
+    request: &PageRequest,
+) -> Result<(Vec<ResultRecord>, i64)> {
+    let (rows, total) = filter::page(conn, RESULT_COLUMNS, FROM, filter, request, SORTABLE, "run.id DESC").await?;
+    Ok((rows.iter().map(read_result).collect::<Result<_>>()?, total))
+}
+
+/// The results of these tasks, newest first.
+pub(crate) async fn result_list(
+    conn: &mut AnyConnection,
+    tasks: impl IntoIterator<Item = TaskId>,
+) -> Result<Vec<ResultRecord>> {
+    let mut filter = Filter::default();
+    filter.and_in("run.task_id", tasks.into_iter().map(TaskId::get));
+    let rows = filter::all(conn, RESULT_COLUMNS, FROM, &filter, "run.id DESC").await?;
+    rows.iter().map(read_result).collect()
+}
+
+/// Where a run belongs.
+pub(crate) async fn run_place(conn: &mut AnyConnection, id: RunId) -> Result<Option<RunPlace>> {
+    let row = sqlx::query(
+        "SELECT run.id, run.status, run.started_at, run.finished_at, run.kill_requested_at, run.organization_id, \
+         node.id, task.id, task.collaboration_id, collaboration.encrypted, task.parent_id, task.job_id, task.image, \
+         task.init_org_id, task.init_user_id \
+         FROM run JOIN task ON task.id = run.task_id JOIN collaboration ON collaboration.id = task.collaboration_id \
+         LEFT JOIN node ON node.organization_id = run.organization_id \
+         AND node.collaboration_id = task.collaboration_id WHERE run.id = $1",
+    )
+    .bind(id.get())
+    .fetch_optional(conn)
+    .await?;
+    row.as_ref().map(read_place).transpose()
+}
+
+/// The run of a task at an organization.
+pub(crate) async fn run_of(
+    conn: &mut AnyConnection,
+    task: TaskId,
+    organization: OrganizationId,
+) -> Result<Option<RunId>> {
+    let row = sqlx::query("SELECT id FROM run WHERE task_id = $1 AND organization_id = $2")
+        .bind(task.get())
+        .bind(organization.get())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|row| Ok(RunId::new(row.try_get(0)?))).transpose()
+}
+
+/// The runs of a task.
+pub(crate) async fn siblings(conn: &mut AnyConnection, task: TaskId) -> Result<Vec<Sibling>> {
+    let rows = sqlx::query(
+        "SELECT id, status, started_at, finished_at, kill_requested_at FROM run WHERE task_id = $1 ORDER BY id",
+    )
+    .bind(task.get())
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Ok(Sibling { id: RunId::new(row.try_get(0)?), state: read_state(row, 1)? })).collect()
+}
+
+/// The open runs of these tasks, and whether their nodes are there to be asked.
+pub(crate) async fn victims(
+    conn: &mut AnyConnection,
+    tasks: impl IntoIterator<Item = TaskId>,
+) -> Result<Vec<Victim>> {
+    let mut filter = Filter::default();
+    filter.and_in("run.task_id", tasks.into_iter().map(TaskId::get));
+    filter.and(IS_OPEN, []);
+    victims_where(conn, &filter).await
+}
+
+/// The open runs at a node.
+pub(crate) async fn victims_at(conn: &mut AnyConnection, node: NodeId) -> Result<Vec<Victim>> {
+    let mut filter = Filter::default();
+    filter.and_equal("node.id", Some(node.get()));
+    filter.and(IS_OPEN, []);
+    victims_where(conn, &filter).await
+}
+
+async fn victims_where(conn: &mut AnyConnection, filter: &Filter) -> Result<Vec<Victim>> {
+    let columns = "run.id, run.status, run.started_at, run.finished_at, run.kill_requested_at, authenticatable.status";
+    let rows = filter::all(conn, columns, FROM, filter, "run.id").await?;
+    rows.iter()
+        .map(|row| {
+            let status: Option<String> = row.try_get(5)?;
+            Ok(Victim {
+                id: RunId::new(row.try_get(0)?),
+                state: read_state(row, 1)?,
+                node_online: status.as_deref() == Some("online"),
+            })
+        })
+        .collect()
+}
+
+/// What a run is changed to; payloads that are not given stay as they are.
+#[derive(Debug)]
+pub(crate) struct RunChange<'a> {
+    pub(crate) state: RunState,
+    pub(crate) result: Option<&'a str>,
+    pub(crate) log: Option<&'a str>,
+}
+
+/// Writes a run's state, with the event of it if the status changed. A run that ended has no ports any more.
+pub(crate) async fn run_update(tx: &mut Tx, place: &RunPlace, change: RunChange<'_>, now: Time) -> Result<()> {
+    let RunChange { state, result, log } = change;
+    let done = sqlx::query(
+        "UPDATE run SET status = $1, started_at = $2, finished_at = $3, result = COALESCE($4, result), \
+         log = COALESCE($5, log), \
+         kill_requested_at = CASE WHEN $6 = 1 THEN COALESCE(kill_requested_at, $7) ELSE kill_requested_at END \
+         WHERE id = $8",
+    )
+    .bind(state.status().as_str())
+    .bind(state.started_at().map(Time::micros))
+    .bind(state.finished_at().map(Time::micros))
+    .bind(result)
+    .bind(log)
+    .bind(i64::from(state.kill_requested()))
+    .bind(now.micros())
+    .bind(place.id.get())
+    .execute(tx.conn())
+    .await?;
+    expect_one(done.rows_affected())?;
+    if state.is_finished() {
+        super::port::port_delete(tx, place.id).await?;
+    }
+    if state.status() != place.state.status() {
+        let event = NewEvent { status: Some(state.status()), ..place.event(EventKind::RunStatus, now) };
+        event_insert(tx, event).await?;
+    }
+    Ok(())
+}
+
+/// Reads status, start, end and wish to kill from four columns in a row.
+fn read_state(row: &AnyRow, at: usize) -> Result<RunState> {
+    let word: String = row.try_get(at)?;
+    let killed_at: Option<i64> = row.try_get(at + 3)?;
+    Ok(RunState::restore(
+        read_status(&word)?,
+        super::time(row.try_get(at + 1)?),
+        super::time(row.try_get(at + 2)?),
+        killed_at.is_some(),
+    ))
+}
+
+fn read_place(row: &AnyRow) -> Result<RunPlace> {
+    Ok(RunPlace {
+        id: RunId::new(row.try_get(0)?),
+        state: read_state(row, 1)?,
+        organization_id: OrganizationId::new(row.try_get(5)?),
+        node_id: row.try_get::<Option<i64>, _>(6)?.map(NodeId::new),
+        task_id: TaskId::new(row.try_get(7)?),
+        collaboration_id: CollaborationId::new(row.try_get(8)?),
+        encrypted: row.try_get::<i64, _>(9)? != 0,
+        parent_id: row.try_get::<Option<i64>, _>(10)?.map(TaskId::new),
+        job_id: JobId::new(row.try_get(11)?),
+        image: row.try_get(12)?,
+        init_org: OrganizationId::new(row.try_get(13)?),
+        init_user: row.try_get::<Option<i64>, _>(14)?.map(UserId::new),
+    })
+}
+
+/// Adds the ports to rows of runs, in one query for all of them.
+async fn complete(conn: &mut AnyConnection, rows: Vec<AnyRow>) -> Result<Vec<RunRecord>> {
+    let mut runs = rows.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let open: Vec<i64> = runs.iter().filter(|run| !run.state.is_finished()).map(|run| run.id.get()).collect();
+    if open.is_empty() {
+        return Ok(runs);
+    }
+    let mut filter = Filter::default();
+    filter.and_in("run_id", open);
+    let rows = filter::all(conn, "run_id, id, port, label", "algorithm_port", &filter, "id").await?;
+    let mut ports: BTreeMap<i64, Vec<Port>> = BTreeMap::new();
+    for row in &rows {
+        ports.entry(row.try_get(0)?).or_default().push(read_port(row)?);
+    }
+    for run in &mut runs {
+        run.ports = ports.remove(&run.id.get()).unwrap_or_default();
+    }
+    Ok(runs)
+}
+
+fn read_port(row: &AnyRow) -> Result<Port> {
+    let port: i64 = row.try_get(2)?;
+    Ok(Port {
+        id: PortId::new(row.try_get(1)?),
+        port: super::port::read_number(port)?,
+        label: row.try_get(3)?,
+    })
+}
+
+fn read(row: &AnyRow) -> Result<RunRecord> {
+    let node = match row.try_get::<Option<i64>, _>(12)? {
+        Some(id) => Some(NodeSummary {
+            id: NodeId::new(id),
+            name: row.try_get(13)?,
+            ip: row.try_get(14)?,
+            status: row.try_get(15)?,
+        }),
+        None => None,
+    };
+    let word: String = row.try_get(3)?;
+    let killed_at: Option<i64> = row.try_get(8)?;
+    Ok(RunRecord {
+        id: RunId::new(row.try_get(0)?),
+        task_id: TaskId::new(row.try_get(1)?),
+        organization_id: OrganizationId::new(row.try_get(2)?),
+        state: RunState::restore(
+            read_status(&word)?,
+            super::time(row.try_get(5)?),
+            super::time(row.try_get(6)?),
+            killed_at.is_some(),
+        ),
+        assigned_at: Time::from_micros(row.try_get(4)?),
+        cleanup_at: super::time(row.try_get(7)?),
+        blob_storage_used: row.try_get::<i64, _>(9)? != 0,
+        input: row.try_get(10)?,
+        log: row.try_get(11)?,
+        node,
+        ports: Vec::new(),
+    })
+}
+
+fn read_result(row: &AnyRow) -> Result<ResultRecord> {
+    Ok(ResultRecord {
+        id: RunId::new(row.try_get(0)?),
+        task_id: TaskId::new(row.try_get(1)?),
+        result: row.try_get(2)?,
+        cleanup_at: super::time(row.try_get(3)?),
+        blob_storage_used: row.try_get::<i64, _>(4)? != 0,
+    })
+}

@@ -1,0 +1,393 @@
+//! The task's rows.
+
+use std::collections::BTreeMap;
+
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
+use twinmesh_protocol::id::{
+    AlgorithmStoreId, CollaborationId, JobId, OrganizationId, RunId, StudyId, TaskId, UserId,
+};
+use twinmesh_protocol::manifest::SignedManifest;
+use twinmesh_protocol::status::{RunStatus, task_status};
+use twinmesh_protocol::time::Time;
+use twinmesh_protocol::wire::{EventKind, TaskDatabase};
+
+use super::event::{NewEvent, event_insert};
+use super::filter::{self, Filter};
+use super::run::read_status;
+use super::{Result, StoreError, Tx, expect_one};
+use crate::http::page::PageRequest;
+use crate::ledger::open::{KnownCollaboration, KnownNode, KnownStore, KnownStudy, OpenedTask, Place};
+
+const COLUMNS: &str = "task.id, task.name, task.description, task.image, task.collaboration_id, task.study_id, \
+                       task.job_id, task.parent_id, task.init_org_id, task.init_user_id, task.algorithm_store_id, \
+                       task.created_at, task.manifest";
+
+/// What a list of tasks can be sorted by.
+pub(crate) const SORTABLE: &[(&str, &str)] = &[
+    ("id", "task.id"),
+    ("name", "task.name"),
+    ("description", "task.description"),
+    ("image", "task.image"),
+    ("collaboration_id", "task.collaboration_id"),
+    ("study_id", "task.study_id"),
+    ("job_id", "task.job_id"),
+    ("parent_id", "task.parent_id"),
+    ("init_org_id", "task.init_org_id"),
+    ("init_user_id", "task.init_user_id"),
+    ("created_at", "task.created_at"),
+];
+
+/// A task's status as a condition; the same rule as [`task_status`].
+pub(crate) const HAS_STATUS: &str = "CASE \
+    WHEN EXISTS (SELECT 1 FROM run r WHERE r.task_id = task.id \
+                 AND r.status NOT IN ('pending', 'initializing', 'active', 'completed')) \
+    THEN (SELECT CASE WHEN COUNT(DISTINCT r.status) = 1 THEN MIN(r.status) ELSE 'failed' END FROM run r \
+          WHERE r.task_id = task.id AND r.status NOT IN ('pending', 'initializing', 'active', 'completed')) \
+    WHEN EXISTS (SELECT 1 FROM run r WHERE r.task_id = task.id AND r.status = 'active') THEN 'active' \
+    WHEN EXISTS (SELECT 1 FROM run r WHERE r.task_id = task.id AND r.status = 'initializing') THEN 'initializing' \
+    WHEN EXISTS (SELECT 1 FROM run r WHERE r.task_id = task.id AND r.status = 'pending') THEN 'pending' \
+    ELSE 'completed' END = ?";
+
+/// A task with what follows from its runs.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskRecord {
+    pub(crate) id: TaskId,
+    pub(crate) name: Option<String>,
+    pub(crate) description: Option<String>,
+    pub(crate) image: String,
+    pub(crate) collaboration_id: CollaborationId,
+    pub(crate) study_id: Option<StudyId>,
+    pub(crate) job_id: JobId,
+    pub(crate) parent_id: Option<TaskId>,
+    pub(crate) init_org: OrganizationId,
+    pub(crate) init_user: Option<UserId>,
+    pub(crate) store_id: Option<AlgorithmStoreId>,
+    pub(crate) created_at: Time,
+    pub(crate) manifest: Option<SignedManifest>,
+    pub(crate) databases: Vec<TaskDatabase>,
+    pub(crate) status: RunStatus,
+    /// Null unless completed.
+    pub(crate) finished_at: Option<Time>,
+}
+
+/// Records a task with its runs, databases and events.
+pub(crate) async fn task_insert(tx: &mut Tx, task: &OpenedTask, now: Time) -> Result<TaskId> {
+    let (parent_id, job_id) = match task.parent {
+        Some((parent, job)) => (Some(parent), job),
+        None => (None, job_insert(tx, now).await?),
+    };
+    let manifest = match &task.manifest {
+        Some(manifest) => Some((
+            serde_json::to_string(manifest).expect("a manifest that came as JSON can be written as JSON"),
+            manifest.digest().to_string(),
+        )),
+        None => None,
+    };
+    let (manifest, digest) = manifest.unzip();
+    let row = sqlx::query(
+        "INSERT INTO task (name, description, image, collaboration_id, study_id, job_id, parent_id, init_org_id, \
+         init_user_id, algorithm_store_id, created_at, manifest, manifest_digest) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING id",
+    )
+    .bind(task.name.as_str())
+    .bind(task.description.as_deref())
+    .bind(task.image.as_str())
+    .bind(task.collaboration_id.get())
+    .bind(task.study_id.map(StudyId::get))
+    .bind(job_id.get())
+    .bind(parent_id.map(TaskId::get))
+    .bind(task.init_org.get())
+    .bind(task.init_user.map(UserId::get))
+    .bind(task.store_id.map(AlgorithmStoreId::get))
+    .bind(now.micros())
+    .bind(manifest)
+    .bind(digest)
+    .fetch_one(tx.conn())
+    .await?;
+    let id = TaskId::new(row.try_get(0)?);
+    for database in &task.databases {
+        sqlx::query("INSERT INTO task_database (task_id, label, parameters) VALUES ($1, $2, $3)")
+            .bind(id.get())
+            .bind(database.label.as_str())
+            .bind(database.parameters.as_str())
+            .execute(tx.conn())
+            .await?;
+    }
+    let event = NewEvent {
+        collaboration_id: Some(task.collaboration_id),
+        organization_id: Some(task.init_org),
+        task_id: Some(id),
+        parent_id,
+        job_id: Some(job_id),
+        ..NewEvent::new(EventKind::TaskCreated, now)
+    };
+    event_insert(tx, event).await?;
+    for (organization, input) in &task.inputs {
+        let row = sqlx::query(
+            "INSERT INTO run (task_id, organization_id, status, assigned_at, input) VALUES ($1, $2, $3, $4, $5) \
+             RETURNING id",
+        )
+        .bind(id.get())
+        .bind(organization.get())
+        .bind(RunStatus::Pending.as_str())
+        .bind(now.micros())
+        .bind(input.as_str())
+        .fetch_one(tx.conn())
+        .await?;
+        let event = NewEvent {
+            kind: EventKind::RunAssigned,
+            organization_id: Some(*organization),
+            run_id: Some(RunId::new(row.try_get(0)?)),
+            status: Some(RunStatus::Pending),
+            ..event
+        };
+        event_insert(tx, event).await?;
+    }
+    Ok(id)
+}
+
+async fn job_insert(tx: &mut Tx, now: Time) -> Result<JobId> {
+    let row = sqlx::query("INSERT INTO job (created_at) VALUES ($1) RETURNING id")
+        .bind(now.micros())
+        .fetch_one(tx.conn())
+        .await?;
+    Ok(JobId::new(row.try_get(0)?))
+}
+
+/// One task.
+pub(crate) async fn task_fetch(conn: &mut AnyConnection, id: TaskId) -> Result<Option<TaskRecord>> {
+    let mut filter = Filter::default();
+    filter.and_equal("task.id", Some(id.get()));
+    Ok(task_all(conn, &filter).await?.pop())
+}
+
+/// The task that was made by a manifest.
+pub(crate) async fn task_by_manifest(conn: &mut AnyConnection, manifest: &SignedManifest) -> Result<Option<TaskRecord>> {
+    let mut filter = Filter::default();
+    filter.and_equal("task.manifest_digest", Some(manifest.digest().to_string()));
+    Ok(task_all(conn, &filter).await?.pop())
+}
+
+/// The task that a caller made under a key of its own choice.
+pub(crate) async fn task_by_key(conn: &mut AnyConnection, caller: &str, key: &str) -> Result<Option<TaskRecord>> {
+    let row = sqlx::query("SELECT task_id FROM idempotency_key WHERE caller = $1 AND key = $2")
+        .bind(caller)
+        .bind(key)
+        .fetch_optional(&mut *conn)
+        .await?;
+    match row {
+        Some(row) => task_fetch(conn, TaskId::new(row.try_get(0)?)).await,
+        None => Ok(None),
+    }
+}
+
+/// Remembers under which key a caller made a task.
+pub(crate) async fn key_insert(tx: &mut Tx, caller: &str, key: &str, task: TaskId, now: Time) -> Result<()> {
+    sqlx::query("INSERT INTO idempotency_key (caller, key, task_id, created_at) VALUES ($1, $2, $3, $4)")
+        .bind(caller)
+        .bind(key)
+        .bind(task.get())
+        .bind(now.micros())
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// One page of tasks, newest first, and how many there are.
+pub(crate) async fn task_page(
+    conn: &mut AnyConnection,
+    filter: &Filter,
+    request: &PageRequest,
+) -> Result<(Vec<TaskRecord>, i64)> {
+    let (rows, total) = filter::page(conn, COLUMNS, "task", filter, request, SORTABLE, "task.id DESC").await?;
+    Ok((complete(conn, rows).await?, total))
+}
+
+/// Every task that the filter leaves.
+pub(crate) async fn task_all(conn: &mut AnyConnection, filter: &Filter) -> Result<Vec<TaskRecord>> {
+    let rows = filter::all(conn, COLUMNS, "task", filter, "task.id DESC").await?;
+    complete(conn, rows).await
+}
+
+/// A task's status alone; `None` when there is no such task.
+pub(crate) async fn task_status_fetch(conn: &mut AnyConnection, id: TaskId) -> Result<Option<RunStatus>> {
+    let rows = sqlx::query("SELECT status FROM run WHERE task_id = $1").bind(id.get()).fetch_all(&mut *conn).await?;
+    if rows.is_empty() {
+        let known = sqlx::query("SELECT 1 FROM task WHERE id = $1").bind(id.get()).fetch_optional(conn).await?;
+        return Ok(known.map(|_| RunStatus::Completed));
+    }
+    let statuses: Vec<RunStatus> =
+        rows.iter().map(|row| read_status(row.try_get(0)?)).collect::<Result<_>>()?;
+    Ok(Some(task_status(statuses)))
+}
+
+/// A task and everything below it, parents before children.
+pub(crate) async fn task_tree(conn: &mut AnyConnection, id: TaskId) -> Result<Vec<TaskId>> {
+    let rows = sqlx::query(
+        "WITH RECURSIVE tree (id) AS (SELECT id FROM task WHERE id = $1 UNION \
+         SELECT task.id FROM task JOIN tree ON task.parent_id = tree.id) SELECT id FROM tree ORDER BY id",
+    )
+    .bind(id.get())
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Ok(TaskId::new(row.try_get(0)?))).collect()
+}
+
+/// Removes a task with its runs; its subtasks must be gone.
+pub(crate) async fn task_delete(tx: &mut Tx, id: TaskId) -> Result<()> {
+    let done = sqlx::query("DELETE FROM task WHERE id = $1").bind(id.get()).execute(tx.conn()).await?;
+    expect_one(done.rows_affected())
+}
+
+/// What is known of the place where a task is to be carried out.
+pub(crate) async fn place_fetch(
+    conn: &mut AnyConnection,
+    collaboration: Option<CollaborationId>,
+    study: Option<StudyId>,
+    store: Option<AlgorithmStoreId>,
+) -> Result<Place> {
+    let mut place = Place::default();
+    if let Some(study) = study {
+        place.study = study_fetch(conn, study).await?;
+    }
+    let id = collaboration.or(place.study.as_ref().map(|study| study.collaboration_id));
+    if let Some(id) = id {
+        place.collaboration = collaboration_fetch(conn, id).await?;
+    }
+    if let Some(collaboration) = &place.collaboration {
+        place.nodes = nodes_fetch(conn, collaboration.id).await?;
+    }
+    if let Some(store) = store {
+        let row = sqlx::query("SELECT collaboration_id FROM algorithm_store WHERE id = $1")
+            .bind(store.get())
+            .fetch_optional(conn)
+            .await?;
+        if let Some(row) = row {
+            let linked = row.try_get::<Option<i64>, _>(0)?.map(CollaborationId::new);
+            place.store = Some(KnownStore { id: store, collaboration_id: linked });
+        }
+    }
+    Ok(place)
+}
+
+async fn collaboration_fetch(conn: &mut AnyConnection, id: CollaborationId) -> Result<Option<KnownCollaboration>> {
+    let row = sqlx::query("SELECT encrypted FROM collaboration WHERE id = $1")
+        .bind(id.get())
+        .fetch_optional(&mut *conn)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let encrypted: i64 = row.try_get(0)?;
+    let members = sqlx::query("SELECT organization_id FROM collaboration_organization WHERE collaboration_id = $1")
+        .bind(id.get())
+        .fetch_all(conn)
+        .await?;
+    let members = members.iter().map(|row| Ok(OrganizationId::new(row.try_get(0)?))).collect::<Result<_>>()?;
+    Ok(Some(KnownCollaboration { id, encrypted: encrypted != 0, members }))
+}
+
+async fn study_fetch(conn: &mut AnyConnection, id: StudyId) -> Result<Option<KnownStudy>> {
+    let row =
+        sqlx::query("SELECT collaboration_id FROM study WHERE id = $1").bind(id.get()).fetch_optional(&mut *conn).await?;
+    let Some(row) = row else { return Ok(None) };
+    let members = sqlx::query("SELECT organization_id FROM study_organization WHERE study_id = $1")
+        .bind(id.get())
+        .fetch_all(conn)
+        .await?;
+    let members = members.iter().map(|row| Ok(OrganizationId::new(row.try_get(0)?))).collect::<Result<_>>()?;
+    Ok(Some(KnownStudy { id, collaboration_id: CollaborationId::new(row.try_get(0)?), members }))
+}
+
+async fn nodes_fetch(
+    conn: &mut AnyConnection,
+    collaboration: CollaborationId,
+) -> Result<BTreeMap<OrganizationId, KnownNode>> {
+    let rows = sqlx::query(
+        "SELECT node.organization_id, node.id, node_config.key, node_config.value FROM node \
+         LEFT JOIN node_config ON node_config.node_id = node.id \
+         AND node_config.key IN ('allowed_users', 'allowed_orgs') WHERE node.collaboration_id = $1",
+    )
+    .bind(collaboration.get())
+    .fetch_all(conn)
+    .await?;
+    let mut nodes: BTreeMap<OrganizationId, KnownNode> = BTreeMap::new();
+    for row in rows {
+        let id = twinmesh_protocol::id::NodeId::new(row.try_get(1)?);
+        let node = nodes.entry(OrganizationId::new(row.try_get(0)?)).or_insert_with(|| KnownNode {
+            id,
+            allowed_users: Vec::new(),
+            allowed_organizations: Vec::new(),
+        });
+        let (key, value): (Option<String>, Option<String>) = (row.try_get(2)?, row.try_get(3)?);
+        match (key.as_deref(), value) {
+            (Some("allowed_users"), Some(value)) => node.allowed_users.push(value),
+            (Some("allowed_orgs"), Some(value)) => node.allowed_organizations.push(value),
+            _ => {}
+        }
+    }
+    Ok(nodes)
+}
+
+/// Adds to rows of tasks what stands in other tables, in two queries for all of them.
+async fn complete(conn: &mut AnyConnection, rows: Vec<AnyRow>) -> Result<Vec<TaskRecord>> {
+    let mut tasks = rows.iter().map(read).collect::<Result<Vec<_>>>()?;
+    if tasks.is_empty() {
+        return Ok(tasks);
+    }
+    let ids = || tasks.iter().map(|task| task.id.get());
+
+    let mut filter = Filter::default();
+    filter.and_in("task_id", ids());
+    let rows = filter::all(conn, "task_id, status, finished_at", "run", &filter, "id").await?;
+    let mut runs: BTreeMap<i64, (Vec<RunStatus>, Option<Time>)> = BTreeMap::new();
+    for row in &rows {
+        let (statuses, last) = runs.entry(row.try_get(0)?).or_default();
+        statuses.push(read_status(row.try_get(1)?)?);
+        *last = (*last).max(super::time(row.try_get(2)?));
+    }
+
+    let mut filter = Filter::default();
+    filter.and_in("task_id", ids());
+    let rows = filter::all(conn, "task_id, label, parameters", "task_database", &filter, "id").await?;
+    let mut databases: BTreeMap<i64, Vec<TaskDatabase>> = BTreeMap::new();
+    for row in &rows {
+        let database = TaskDatabase { label: row.try_get(1)?, parameters: row.try_get(2)? };
+        databases.entry(row.try_get(0)?).or_default().push(database);
+    }
+
+    for task in &mut tasks {
+        let (statuses, last) = runs.remove(&task.id.get()).unwrap_or_default();
+        task.status = task_status(statuses);
+        task.finished_at = if task.status == RunStatus::Completed { last } else { None };
+        task.databases = databases.remove(&task.id.get()).unwrap_or_default();
+    }
+    Ok(tasks)
+}
+
+fn read(row: &AnyRow) -> Result<TaskRecord> {
+    let manifest = match row.try_get::<Option<String>, _>(12)? {
+        Some(json) => Some(serde_json::from_str(&json).map_err(|error| StoreError::Corrupt {
+            value: error.to_string(),
+            expected: "a signed manifest",
+        })?),
+        None => None,
+    };
+    Ok(TaskRecord {
+        id: TaskId::new(row.try_get(0)?),
+        name: row.try_get(1)?,
+        description: row.try_get(2)?,
+        image: row.try_get(3)?,
+        collaboration_id: CollaborationId::new(row.try_get(4)?),
+        study_id: row.try_get::<Option<i64>, _>(5)?.map(StudyId::new),
+        job_id: JobId::new(row.try_get(6)?),
+        parent_id: row.try_get::<Option<i64>, _>(7)?.map(TaskId::new),
+        init_org: OrganizationId::new(row.try_get(8)?),
+        init_user: row.try_get::<Option<i64>, _>(9)?.map(UserId::new),
+        store_id: row.try_get::<Option<i64>, _>(10)?.map(AlgorithmStoreId::new),
+        created_at: Time::from_micros(row.try_get(11)?),
+        manifest,
+        databases: Vec::new(),
+        status: RunStatus::Pending,
+        finished_at: None,
+    })
+}
