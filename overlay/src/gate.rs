@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    convert::Infallible,
     fmt,
     sync::{Arc, PoisonError, RwLock},
     task::{Context, Poll},
@@ -12,10 +13,10 @@ use std::{
 
 use libp2p::{
     Multiaddr, PeerId,
-    core::{Endpoint, transport::PortUse},
+    core::{Endpoint, transport::PortUse, upgrade::DeniedUpgrade},
     swarm::{
-        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
-        ToSwarm, dummy,
+        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
+        SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, handler::ConnectionEvent,
     },
 };
 
@@ -91,20 +92,29 @@ pub(crate) struct Behaviour {
     /// Whether addresses on this machine's loopback may be dialled for others. They arrive in requests to punch a hole
     /// or to call back, and would otherwise let a peer knock at services inside.
     loopback: bool,
+    /// Whether connections that peers have made are kept while idle.
+    keep_incoming: bool,
 }
 
 impl Behaviour {
     pub(crate) fn new(gate: Arc<dyn Gate>, loopback: bool) -> Self {
-        Self { gate, trusted: None, loopback }
+        Self { gate, trusted: None, loopback, keep_incoming: false }
+    }
+
+    /// Keeps the connections that peers make open while idle, for as long as the peers do. Those made to them, to call
+    /// back, end when they have served.
+    #[cfg(feature = "relay")]
+    pub(crate) fn keeping_incoming(self) -> Self {
+        Self { keep_incoming: true, ..self }
     }
 
     pub(crate) fn trust(&mut self, peer: Option<PeerId>) {
         self.trusted = peer;
     }
 
-    fn check(&self, peer: PeerId) -> Result<dummy::ConnectionHandler, ConnectionDenied> {
+    fn check(&self, peer: PeerId, kept: bool) -> Result<Handler, ConnectionDenied> {
         if self.trusted == Some(peer) || self.gate.admits(&peer) {
-            Ok(dummy::ConnectionHandler)
+            Ok(Handler { kept })
         } else {
             Err(ConnectionDenied::new(NotAdmitted { peer }))
         }
@@ -112,8 +122,8 @@ impl Behaviour {
 }
 
 impl NetworkBehaviour for Behaviour {
-    type ConnectionHandler = dummy::ConnectionHandler;
-    type ToSwarm = std::convert::Infallible;
+    type ConnectionHandler = Handler;
+    type ToSwarm = Infallible;
 
     fn handle_pending_outbound_connection(
         &mut self,
@@ -139,7 +149,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.check(peer)
+        self.check(peer, self.keep_incoming)
     }
 
     fn handle_established_outbound_connection(
@@ -150,7 +160,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.check(peer)
+        self.check(peer, false)
     }
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
@@ -162,4 +172,40 @@ impl NetworkBehaviour for Behaviour {
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         Poll::Pending
     }
+}
+
+/// Speaks no protocol; says whether its connection is worth keeping.
+#[derive(Debug)]
+pub(crate) struct Handler {
+    kept: bool,
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = Infallible;
+    type ToBehaviour = Infallible;
+    type InboundProtocol = DeniedUpgrade;
+    type OutboundProtocol = DeniedUpgrade;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = ();
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
+        SubstreamProtocol::new(DeniedUpgrade, ())
+    }
+
+    fn connection_keep_alive(&self) -> bool {
+        self.kept
+    }
+
+    fn poll(
+        &mut self,
+        _: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, Self::OutboundOpenInfo, Self::ToBehaviour>> {
+        Poll::Pending
+    }
+
+    fn on_behaviour_event(&mut self, event: Self::FromBehaviour) {
+        match event {}
+    }
+
+    fn on_connection_event(&mut self, _: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol>) {}
 }

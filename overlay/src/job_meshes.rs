@@ -100,7 +100,7 @@ impl DialError {
             Self::NotTrusted { .. } => false,
             Self::Refused { refusal, .. } => refusal.may_pass(),
             Self::Open { source, .. } => match source {
-                OpenError::Unreachable { .. } | OpenError::Broken { .. } => true,
+                OpenError::Unreachable { .. } | OpenError::Broken { .. } | OpenError::TooMany { .. } => true,
                 OpenError::Unsupported { .. } | OpenError::Own { .. } | OpenError::Stopped => false,
             },
             Self::Exchange { .. } => true,

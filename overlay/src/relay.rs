@@ -42,8 +42,9 @@ const MAX_RESERVATIONS_PER_PEER: usize = 16;
 /// How long a circuit may last: longer than any job. A node's own time limits end jobs, not the path under them.
 const MAX_CIRCUIT_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Connections of admitted nodes are kept though idle: they carry a reservation, or keep a NAT's mapping open.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// How long a connection that the relay made, to call a node back, is kept when it has served. Those that nodes make are
+/// kept while idle: they carry a reservation, or keep a NAT's mapping open.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connections per node: TCP, QUIC, calls back, and dead ones that have not been noticed.
 const MAX_CONNECTIONS_PER_PEER: u32 = 16;
@@ -220,7 +221,7 @@ fn build(config: &RelayConfig, admitted: Listed) -> Result<Swarm<Behaviour>, Sta
     );
     relay.set_status(Some(relay::Status::Enable));
     let behaviour = Behaviour {
-        gate: gate::Behaviour::new(Arc::new(admitted), loopback),
+        gate: gate::Behaviour::new(Arc::new(admitted), loopback).keeping_incoming(),
         limits: connection_limits::Behaviour::new(
             connection_limits::ConnectionLimits::default()
                 .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))

@@ -31,6 +31,8 @@ pub struct TwinStream {
     path: Path,
     counters: Arc<Counters>,
     ends: Vec<End>,
+    /// Counts this stream among those that were opened on its connection.
+    _opened: Option<Arc<()>>,
 }
 
 /// Something whose end is the stream's end too; one waiting future for each direction, because each has its own waker.
@@ -50,8 +52,10 @@ impl TwinStream {
         path: Path,
         counters: Arc<Counters>,
         connection: CancellationToken,
+        opened: Option<Arc<()>>,
     ) -> Self {
-        let mut stream = Self { records: Records::new(stream.compat()), peer, path, counters, ends: Vec::new() };
+        let mut stream =
+            Self { records: Records::new(stream.compat()), peer, path, counters, ends: Vec::new(), _opened: opened };
         stream.ends.push(End::new(connection, "the connection to the twin's node was lost", false));
         stream
     }

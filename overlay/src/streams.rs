@@ -30,11 +30,18 @@ use crate::{
 /// The protocol of a stream between twins. A new version of the opening or of the records gets a new number.
 pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new("/twinmesh/twin/1");
 
+/// How many streams that this side opened may be alive on one connection.
+///
+/// yamux ends the whole connection when it carries more than 512, so both sides together stay below that.
+pub(crate) const MAX_STREAMS: usize = 200;
+
 /// Why no stream could be opened on a connection that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StreamFailure {
     /// The peer does not speak our protocol.
     Unsupported,
+    /// There are [`MAX_STREAMS`] already.
+    Full,
     /// The connection broke, or negotiation took too long; another attempt may do better.
     Broken(String),
 }
@@ -106,14 +113,15 @@ impl Behaviour {
         }
     }
 
-    fn handler(&mut self, id: ConnectionId, peer: PeerId, path: Path, remote: &Multiaddr) -> Handler {
+    fn handler(&mut self, id: ConnectionId, peer: PeerId, path: Path, remote: &Multiaddr, kept: bool) -> Handler {
         let lost = CancellationToken::new();
         self.connections.insert(id, Connection { id, peer, path, remote: remote.clone(), lost: lost.clone() });
         Handler {
             peer,
             path,
             lost,
-            kept: self.kept == Some(peer),
+            kept,
+            opened: Arc::new(()),
             counters: self.counters.clone(),
             requests: VecDeque::new(),
             arrived: VecDeque::new(),
@@ -135,7 +143,7 @@ impl NetworkBehaviour for Behaviour {
     ) -> Result<THandler<Self>, ConnectionDenied> {
         // The remote address of a relayed connection is only the peer's name; the local one shows the circuit.
         let path = Path::of_address(local).max(Path::of_address(remote));
-        Ok(self.handler(id, peer, path, remote))
+        Ok(self.handler(id, peer, path, remote, false))
     }
 
     fn handle_established_outbound_connection(
@@ -146,7 +154,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(id, peer, Path::of_address(remote), remote))
+        Ok(self.handler(id, peer, Path::of_address(remote), remote, self.kept == Some(peer)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -180,6 +188,8 @@ pub(crate) struct Handler {
     path: Path,
     lost: CancellationToken,
     kept: bool,
+    /// Held once by every stream that was opened here, from the request to the end of its life.
+    opened: Arc<()>,
     counters: Arc<Counters>,
     requests: VecDeque<OpenRequest>,
     /// Streams that the peer opened and no one has taken yet. The multiplexer bounds them: a connection carries at most
@@ -189,8 +199,8 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    fn stream(&self, stream: libp2p::Stream) -> TwinStream {
-        TwinStream::new(stream, self.peer, self.path, self.counters.clone(), self.lost.clone())
+    fn stream(&self, stream: libp2p::Stream, opened: Option<Arc<()>>) -> TwinStream {
+        TwinStream::new(stream, self.peer, self.path, self.counters.clone(), self.lost.clone(), opened)
     }
 }
 
@@ -206,7 +216,7 @@ impl ConnectionHandler for Handler {
     type InboundProtocol = ReadyUpgrade<StreamProtocol>;
     type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
     type InboundOpenInfo = ();
-    type OutboundOpenInfo = OpenRequest;
+    type OutboundOpenInfo = (OpenRequest, Arc<()>);
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol, Self::InboundOpenInfo> {
         SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), ())
@@ -232,12 +242,17 @@ impl ConnectionHandler for Handler {
                 Poll::Pending => break,
             }
         }
-        match self.requests.pop_front() {
-            Some(request) => Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-                protocol: SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), request),
-            }),
-            None => Poll::Pending,
+        while let Some(request) = self.requests.pop_front() {
+            if Arc::strong_count(&self.opened) > MAX_STREAMS {
+                // Whoever asked may have given up.
+                let _ = request.answer.send(Err(StreamFailure::Full));
+                continue;
+            }
+            let info = (request, self.opened.clone());
+            let protocol = SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), info);
+            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
         }
+        Poll::Pending
     }
 
     fn on_behaviour_event(&mut self, request: Self::FromBehaviour) {
@@ -256,21 +271,21 @@ impl ConnectionHandler for Handler {
     ) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, .. }) => {
-                let stream = self.stream(protocol);
+                let stream = self.stream(protocol, None);
                 self.arrived.push_back(stream);
             }
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info }) => {
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info: (request, opened) }) => {
                 // Whoever asked may have given up; the stream is then reset.
-                let _ = info.answer.send(Ok(self.stream(protocol)));
+                let _ = request.answer.send(Ok(self.stream(protocol, Some(opened))));
             }
-            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info: (request, _), error }) => {
                 let failure = match error {
                     StreamUpgradeError::NegotiationFailed => StreamFailure::Unsupported,
                     StreamUpgradeError::Timeout => StreamFailure::Broken("the peer did not answer in time".to_owned()),
                     StreamUpgradeError::Io(error) => StreamFailure::Broken(error.to_string()),
                     StreamUpgradeError::Apply(never) => match never {},
                 };
-                let _ = info.answer.send(Err(failure));
+                let _ = request.answer.send(Err(failure));
             }
             // The rest reports changes of addresses and protocols, which streams do not depend on.
             _ => {}

@@ -16,7 +16,7 @@ use crate::{
     path::{Counters, Path, Traffic},
     status::{Explanation, OverlayStatus},
     stream::TwinStream,
-    streams::StreamFailure,
+    streams::{MAX_STREAMS, StreamFailure},
 };
 
 /// How long [`Overlay::open`] may take in all: an attempt to connect, and a second one if the connection broke.
@@ -124,6 +124,12 @@ pub enum OpenError {
         peer: PeerId,
         /// What happened last.
         reason: String,
+    },
+    /// As many streams to the peer as allowed are open.
+    #[error("{MAX_STREAMS} streams to node {peer} are open, which is the limit; close some first")]
+    TooMany {
+        /// The peer.
+        peer: PeerId,
     },
     /// The peer is this node.
     #[error("node {peer} is this node itself")]
@@ -247,6 +253,7 @@ impl Overlay {
                 match tokio::time::timeout(STREAM_TIMEOUT, stream).await {
                     Ok(Ok(Ok(stream))) => return Ok(stream),
                     Ok(Ok(Err(StreamFailure::Unsupported))) => return Err(OpenError::Unsupported { peer }),
+                    Ok(Ok(Err(StreamFailure::Full))) => return Err(OpenError::TooMany { peer }),
                     Ok(Ok(Err(StreamFailure::Broken(text)))) => reason = text,
                     Ok(Err(_)) => reason = "the connection was closed".to_owned(),
                     Err(_) => reason = "the peer did not answer in time".to_owned(),

@@ -240,6 +240,22 @@ async fn many_streams_wait_their_turn_and_none_is_dropped() {
 }
 
 #[tokio::test]
+async fn a_stream_beyond_the_limit_is_refused_and_the_others_live_on() {
+    let (a, _a) = node(1, Paths::Any, None).await;
+    let (b, incoming) = node(2, Paths::Any, None).await;
+    echo(incoming);
+    let addresses = b.listen_addresses();
+    let mut streams = futures::future::join_all((0..200).map(|_| open(&a, b.peer_id(), &addresses))).await;
+    let error = within("the refusal", a.open(b.peer_id(), &addresses)).await.unwrap_err();
+    assert!(matches!(error, OpenError::TooMany { .. }), "{error}");
+    converse(streams.remove(0), 1000).await;
+    converse(open(&a, b.peer_id(), &addresses).await, 1000).await;
+    for stream in streams {
+        converse(stream, 10).await;
+    }
+}
+
+#[tokio::test]
 async fn a_peer_that_does_not_read_holds_its_sender_back_and_nobody_else() {
     let (a, _a) = node(1, Paths::Any, None).await;
     let (b, mut incoming) = node(2, Paths::Any, None).await;
