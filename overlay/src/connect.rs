@@ -20,8 +20,8 @@ const STAGGER: Duration = Duration::from_millis(100);
 /// How long a relayed connection that is up waits for a direct one.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// The same where the peer's addresses are on this machine: a loopback dial either fails at once or succeeds, so waiting
-/// costs nothing but on a machine that is very busy.
+/// The same where the peer's addresses are on this machine: TCP over loopback either fails at once or succeeds, so waiting
+/// costs nothing but on a machine that is very busy. (QUIC would not notice a closed port for seconds.)
 const PATIENCE_LOOPBACK: Duration = Duration::from_secs(3);
 
 /// How long a refused circuit is asked for again: the other node may be about to renew its place at the relay.
@@ -45,7 +45,7 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub(crate) struct Attempt {
     started: Instant,
-    patience: Duration,
+    loopback: bool,
     last_dial: Option<Instant>,
     stages: BTreeMap<Path, Stage>,
 }
@@ -63,7 +63,7 @@ impl Attempt {
     pub(crate) fn new(now: Instant, paths: impl IntoIterator<Item = Path>, loopback: bool) -> Self {
         Self {
             started: now,
-            patience: if loopback { PATIENCE_LOOPBACK } else { PATIENCE },
+            loopback,
             last_dial: None,
             stages: paths.into_iter().map(|path| (path, Stage::Planned)).collect(),
         }
@@ -89,7 +89,7 @@ impl Attempt {
     pub(crate) fn poll(&mut self, now: Instant, connected: Option<Path>, relay_ready: bool) -> Option<Step> {
         match connected {
             Some(path) if path.is_direct() => return Some(Step::Use),
-            Some(_) if !self.direct_is_pending() || now >= self.started + self.patience => return Some(Step::Use),
+            Some(_) if !self.direct_is_pending() || now >= self.started + self.patience() => return Some(Step::Use),
             Some(_) | None => {}
         }
         if now >= self.started + ATTEMPT_TIMEOUT {
@@ -127,7 +127,8 @@ impl Attempt {
                 deadline = deadline.min(at);
             }
         };
-        earlier(self.started + self.patience);
+        earlier(self.started + PATIENCE);
+        earlier(self.started + self.patience());
         for stage in self.stages.values() {
             match stage {
                 Stage::Planned => {
@@ -140,6 +141,13 @@ impl Attempt {
             }
         }
         deadline
+    }
+
+    fn patience(&self) -> Duration {
+        match self.stages.get(&Path::DirectTcp) {
+            Some(Stage::Planned | Stage::Dialing) if self.loopback => PATIENCE_LOOPBACK,
+            Some(_) | None => PATIENCE,
+        }
     }
 
     fn direct_is_pending(&self) -> bool {
@@ -220,6 +228,8 @@ mod tests {
         local.poll(after(t, 100), None, true);
         assert_eq!(local.poll(after(t, 250), Some(Path::Relayed), true), None);
         assert_eq!(local.poll(after(t, 260), Some(Path::DirectTcp), true), Some(Step::Use));
+        local.failed(after(t, 270), Path::DirectTcp, "refused".into());
+        assert_eq!(local.poll(after(t, 270), Some(Path::Relayed), true), Some(Step::Use));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A node's end of the peer network: one task owns the libp2p swarm, everybody else a cloneable [`Overlay`].
 
 pub(crate) mod behaviour;
+mod report;
 mod shell;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};

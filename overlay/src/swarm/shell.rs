@@ -31,9 +31,9 @@ use crate::{
     listen::{StartError, listen},
     path::{Counters, Path},
     relay_link::{self, RelayLink},
-    status::{ConnectionStatus, Explanation, OverlayStatus, PeerStatus, RelayStatus},
+    status::{Explanation, OverlayStatus},
     stream::TwinStream,
-    streams::{Connection, OpenRequest, StreamFailure},
+    streams::{OpenRequest, StreamFailure},
 };
 
 /// How long a failed attempt at a direct path counts, before a stream is worth another one.
@@ -61,30 +61,30 @@ pub(crate) enum Command {
 
 /// What is known about a peer that streams were opened to.
 #[derive(Default)]
-struct Peer {
-    addresses: Vec<Multiaddr>,
+pub(super) struct Peer {
+    pub(super) addresses: Vec<Multiaddr>,
     attempt: Option<Attempt>,
     waiting: Vec<oneshot::Sender<Result<Opened, OpenError>>>,
     direct_tried: Option<Instant>,
-    failures: BTreeMap<Path, String>,
-    hole_punching: Option<String>,
+    pub(super) failures: BTreeMap<Path, String>,
+    pub(super) hole_punching: Option<String>,
 }
 
 pub(crate) struct Shell {
-    swarm: Swarm<Behaviour>,
-    own: PeerId,
+    pub(super) swarm: Swarm<Behaviour>,
+    pub(super) own: PeerId,
     paths: Paths,
     /// Whether this node was told to listen on loopback, so that its peers' loopback addresses make sense.
     loopback: bool,
-    link: RelayLink,
+    pub(super) link: RelayLink,
     reservation: Option<ListenerId>,
     relay_quic_tried: Option<Instant>,
-    peers: BTreeMap<PeerId, Peer>,
+    pub(super) peers: BTreeMap<PeerId, Peer>,
     dials: HashMap<ConnectionId, (PeerId, Path)>,
-    round_trips: HashMap<ConnectionId, Duration>,
-    reachability: BTreeMap<String, String>,
-    counters: Arc<Counters>,
-    addresses: watch::Sender<Vec<Multiaddr>>,
+    pub(super) round_trips: HashMap<ConnectionId, Duration>,
+    pub(super) reachability: BTreeMap<String, String>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) addresses: watch::Sender<Vec<Multiaddr>>,
     reserved: watch::Sender<bool>,
 }
 
@@ -499,79 +499,6 @@ impl Shell {
             *published = addresses;
             changed
         });
-    }
-
-    fn status(&self) -> OverlayStatus {
-        let streams = &self.swarm.behaviour().streams;
-        let relay = self.link.relay().map(|relay| {
-            let (failures, last_error) = self.link.failures();
-            RelayStatus {
-                peer_id: relay.peer_id.to_string(),
-                addresses: relay.addresses.iter().map(ToString::to_string).collect(),
-                connected: self.link.is_connected(),
-                reserved: self.link.is_reserved(),
-                round_trip_micros: streams.of(relay.peer_id).filter_map(|connection| self.round_trip(connection)).min(),
-                failures,
-                last_error: last_error.map(str::to_owned),
-            }
-        });
-        let mut peers: BTreeMap<PeerId, PeerStatus> = BTreeMap::new();
-        for connection in streams.all() {
-            if Some(connection.peer) != self.link.peer() {
-                peers.entry(connection.peer).or_insert_with(|| {
-                    let connections = self.connections(connection.peer);
-                    PeerStatus {
-                        peer_id: connection.peer.to_string(),
-                        best: connections.first().map_or(connection.path, |best| best.path),
-                        connections,
-                    }
-                });
-            }
-        }
-        OverlayStatus {
-            peer_id: self.own.to_string(),
-            addresses: self.addresses.borrow().iter().map(ToString::to_string).collect(),
-            relay,
-            peers: peers.into_values().collect(),
-            reachability: self.reachability.clone(),
-            traffic: self.counters.traffic(),
-        }
-    }
-
-    fn explanation(&self, id: PeerId) -> Explanation {
-        let connections = self.connections(id);
-        let peer = self.peers.get(&id);
-        let mut explanation = Explanation {
-            peer_id: id.to_string(),
-            best: connections.first().map(|best| best.path),
-            connections,
-            known_addresses: peer
-                .map(|peer| peer.addresses.iter().map(ToString::to_string).collect())
-                .unwrap_or_default(),
-            failures: peer.map(|peer| peer.failures.clone()).unwrap_or_default(),
-            hole_punching: peer.and_then(|peer| peer.hole_punching.clone()),
-            summary: String::new(),
-        };
-        explanation.summarize();
-        explanation
-    }
-
-    fn connections(&self, peer: PeerId) -> Vec<ConnectionStatus> {
-        let mut connections: Vec<&Connection> = self.swarm.behaviour().streams.of(peer).collect();
-        connections.sort_by_key(|connection| (connection.path, connection.id));
-        connections
-            .into_iter()
-            .map(|connection| ConnectionStatus {
-                path: connection.path,
-                remote_address: connection.remote.to_string(),
-                round_trip_micros: self.round_trip(connection),
-            })
-            .collect()
-    }
-
-    fn round_trip(&self, connection: &Connection) -> Option<u64> {
-        let round_trip = self.round_trips.get(&connection.id)?;
-        Some(u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX))
     }
 }
 
