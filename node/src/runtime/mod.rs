@@ -11,9 +11,7 @@
 pub mod stream;
 pub mod thread;
 
-use std::{
-    collections::BTreeMap, fmt, io, net::Ipv4Addr, net::SocketAddrV4, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeMap, fmt, io, net::Ipv4Addr, net::SocketAddrV4, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -50,10 +48,7 @@ pub trait Runtime: Send + Sync + fmt::Debug {
     ///
     /// A run that ended meanwhile yields a handle whose [`wait`](RunHandle::wait) returns at once. `None` means that nothing
     /// runs there and that no exit was recorded: the run never began, or it was killed together with its agent.
-    async fn attach(
-        &self,
-        directory: &Utf8Path,
-    ) -> Result<Option<Arc<dyn RunHandle>>, RuntimeError>;
+    async fn attach(&self, directory: &Utf8Path) -> Result<Option<Arc<dyn RunHandle>>, RuntimeError>;
 }
 
 /// One run. All methods may be called concurrently; dropping every handle leaves the run running.
@@ -273,10 +268,7 @@ impl fmt::Display for ExitCause {
         match self {
             Self::Code(code) => write!(formatter, "ended with exit code {code}"),
             Self::Signal(signal) => write!(formatter, "was ended by signal {signal}"),
-            Self::LimitExceeded(limit) => write!(
-                formatter,
-                "was ended because it exceeded its limit of {limit}"
-            ),
+            Self::LimitExceeded(limit) => write!(formatter, "was ended because it exceeded its limit of {limit}"),
             Self::Killed => formatter.write_str("was killed by the node"),
             Self::Orphaned => formatter.write_str("was ended because no node attached to it"),
             Self::Vanished => formatter.write_str("disappeared together with its agent"),
@@ -335,15 +327,9 @@ pub enum RuntimeError {
     #[error("the sandbox offers `{found}` here but at least `{wanted}` is demanded")]
     TooWeak { wanted: String, found: String },
     #[error("cannot prepare `{path}` for a run")]
-    Prepare {
-        path: Utf8PathBuf,
-        source: io::Error,
-    },
+    Prepare { path: Utf8PathBuf, source: io::Error },
     #[error("cannot run `{program}` as the init of a sandbox")]
-    Spawn {
-        program: Utf8PathBuf,
-        source: io::Error,
-    },
+    Spawn { program: Utf8PathBuf, source: io::Error },
     /// `stage` says what the init was doing.
     #[error("cannot start the run: {stage}")]
     Start { stage: String, source: io::Error },
@@ -351,17 +337,12 @@ pub enum RuntimeError {
         "`{path}` is not a path at which a run can be given a file: it must be absolute, below `/mnt`, and without `..`"
     )]
     FilePath { path: Utf8PathBuf },
-    #[error(
-        "this runtime (`{strength}`) runs built-in algorithms only; images need the full sandbox"
-    )]
+    #[error("this runtime (`{strength}`) runs built-in algorithms only; images need the full sandbox")]
     BuiltinOnly { strength: String },
     #[error("another run uses `{directory}` already")]
     DirectoryInUse { directory: Utf8PathBuf },
     #[error("cannot talk to the run in `{directory}`")]
-    Attach {
-        directory: Utf8PathBuf,
-        source: io::Error,
-    },
+    Attach { directory: Utf8PathBuf, source: io::Error },
 }
 
 /// Why there is no result.
@@ -372,8 +353,5 @@ pub enum OutputError {
     #[error("`{path}` is not the file that the node made for the result")]
     NotOurs { path: Utf8PathBuf },
     #[error("cannot read the result from `{path}`")]
-    Read {
-        path: Utf8PathBuf,
-        source: io::Error,
-    },
+    Read { path: Utf8PathBuf, source: io::Error },
 }

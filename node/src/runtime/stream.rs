@@ -38,20 +38,13 @@ impl RunStream {
                 stream.set_nodelay(true)?;
                 Ok(Self::Tcp(stream))
             }
-            _ => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the descriptor is not a TCP or Unix stream",
-            )),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor is not a TCP or Unix stream")),
         }
     }
 }
 
 impl AsyncRead for RunStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -60,11 +53,7 @@ impl AsyncRead for RunStream {
 }
 
 impl AsyncWrite for RunStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
@@ -108,10 +97,7 @@ impl RunListener {
     pub(crate) fn from_descriptor(address: SocketAddrV4, descriptor: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&descriptor, true)?;
         let listener = TcpListener::from_std(descriptor.into())?;
-        Ok(Self {
-            address,
-            source: Source::Tcp(listener),
-        })
+        Ok(Self { address, source: Source::Tcp(listener) })
     }
 
     /// Wraps a queue of connections; `closed` is called when the listener is dropped.
@@ -122,10 +108,7 @@ impl RunListener {
     ) -> Self {
         Self {
             address,
-            source: Source::Channel {
-                streams: Mutex::new(streams),
-                _guard: Guard(Some(Box::new(closed))),
-            },
+            source: Source::Channel { streams: Mutex::new(streams), _guard: Guard(Some(Box::new(closed))) },
         }
     }
 
@@ -147,12 +130,9 @@ impl RunListener {
                 stream.set_nodelay(true)?;
                 Ok(RunStream::Tcp(stream))
             }
-            Source::Channel { streams, .. } => streams
-                .lock()
-                .await
-                .recv()
-                .await
-                .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)),
+            Source::Channel { streams, .. } => {
+                streams.lock().await.recv().await.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
+            }
         }
     }
 }
