@@ -301,3 +301,156 @@ fn greet(channel: &mut Channel, node: OwnedFd) -> Option<OwnedFd> {
     channel.node_attached(&node);
     Some(node)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{IoSliceMut, Read as _, Write as _},
+        mem::MaybeUninit,
+        net::SocketAddrV4,
+        os::unix::net::UnixStream,
+    };
+
+    use camino::Utf8PathBuf;
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage};
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use twinmesh_protocol::id::RunId;
+
+    use super::*;
+    use crate::runtime::{OutputError, Secret};
+
+    const TWIN: &str = "100.64.0.2:49152";
+
+    #[tokio::test]
+    async fn a_thread_reads_its_input_and_leaves_its_result() {
+        let place = Place::new();
+        let runtime = ThreadRuntime::new(|run| Ok(std::fs::read(&run.environment["INPUT_FILE"]).unwrap()));
+        let mut spec = place.spec();
+        let input = runtime.layout(&spec).input;
+        spec.environment.insert("INPUT_FILE".into(), input.into());
+        let handle = runtime.start(spec).await.unwrap();
+        assert_eq!(handle.wait().await.cause, ExitCause::Code(0));
+        assert_eq!(handle.output().await.unwrap(), b"the input");
+        let again = runtime.attach(&place.path().join("run")).await.unwrap().unwrap();
+        assert_eq!(again.wait().await, handle.wait().await);
+    }
+
+    #[tokio::test]
+    async fn a_failure_and_a_panic_end_with_code_1_and_a_log() {
+        for is_panic in [false, true] {
+            let place = Place::new();
+            let runtime =
+                ThreadRuntime::new(move |_| if is_panic { panic!("expected") } else { Err("no such column".into()) });
+            let handle = runtime.start(place.spec()).await.unwrap();
+            assert_eq!(handle.wait().await.cause, ExitCause::Code(1));
+            assert!(!handle.log().await.unwrap().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_result_that_is_too_large_is_refused() {
+        let place = Place::new();
+        let runtime = ThreadRuntime::new(|_| Ok(vec![0; 2000]));
+        let mut spec = place.spec();
+        spec.limits.output_bytes = 1000;
+        let handle = runtime.start(spec).await.unwrap();
+        handle.wait().await;
+        assert!(matches!(handle.output().await, Err(OutputError::TooLarge { limit: 1000 })));
+    }
+
+    #[tokio::test]
+    async fn a_thread_reaches_gateway_and_twins_through_its_control_channel() {
+        let place = Place::new();
+        let runtime = ThreadRuntime::new(|run| {
+            let mut text = String::new();
+            let mut gateway = ask(&run.control, r#"{"op":"gateway"}"#)?;
+            gateway.read_to_string(&mut text).unwrap();
+            let refused = ask(&run.control, r#"{"op":"dial","address":"100.64.0.9:49152"}"#).unwrap_err();
+            assert!(refused.contains("refused"), "{refused}");
+            let mut twin = ask(&run.control, &format!(r#"{{"op":"dial","address":"{TWIN}"}}"#))?;
+            twin.read_to_string(&mut text).unwrap();
+            let listening = ask(&run.control, r#"{"op":"listen","port":8888}"#)?;
+            gateway = ask(&run.control, r#"{"op":"gateway"}"#)?;
+            gateway.write_all(b"!").unwrap();
+            let mut caller = receive(&OwnedFd::from(listening))?;
+            caller.read_to_string(&mut text).unwrap();
+            Ok(text.into_bytes())
+        });
+        let handle = runtime.start(place.spec()).await.unwrap();
+        let mut gateway = handle.accept_gateway().await.unwrap();
+        let twin = handle.listen(TWIN.parse::<SocketAddrV4>().unwrap()).await.unwrap();
+        assert_eq!(handle.connect(None, 8888).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        gateway.write_all(b"gateway ").await.unwrap();
+        drop(gateway);
+        twin.accept().await.unwrap().write_all(b"twin ").await.unwrap();
+        let mut ready = [0];
+        handle.accept_gateway().await.unwrap().read_exact(&mut ready).await.unwrap();
+        handle.connect(None, 8888).await.unwrap().write_all(b"caller").await.unwrap();
+        assert_eq!(handle.wait().await.cause, ExitCause::Code(0));
+        assert_eq!(handle.output().await.unwrap(), b"gateway twin caller");
+    }
+
+    #[tokio::test]
+    async fn a_killed_thread_loses_its_control_channel() {
+        let place = Place::new();
+        let (sender, receiver) = mpsc::channel();
+        let runtime = ThreadRuntime::new(move |run| {
+            let outcome = receive(&run.control).map(|_| ());
+            sender.send(outcome).unwrap();
+            Ok(Vec::new())
+        });
+        let handle = runtime.start(place.spec()).await.unwrap();
+        handle.kill().await;
+        assert_eq!(handle.wait().await.cause, ExitCause::Killed);
+        assert!(receiver.recv_timeout(Duration::from_secs(20)).unwrap().is_err());
+    }
+
+    struct Place(TempDir);
+
+    impl Place {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self) -> Utf8PathBuf {
+            Utf8PathBuf::from_path_buf(self.0.path().to_owned()).unwrap()
+        }
+
+        fn spec(&self) -> RunSpec {
+            RunSpec {
+                run_id: RunId::new(7),
+                directory: self.path().join("run"),
+                entry: Entry::Builtin,
+                environment: BTreeMap::new(),
+                files: Vec::new(),
+                input: b"the input".to_vec(),
+                token: Secret::new("the token"),
+                temporary: None,
+                limits: Limits::default(),
+                network: true,
+                orphan_grace: Duration::from_secs(60),
+            }
+        }
+    }
+
+    fn ask(control: &OwnedFd, request: &str) -> Result<UnixStream, String> {
+        rustix::net::send(control, request.as_bytes(), SendFlags::NOSIGNAL).map_err(|error| error.to_string())?;
+        receive(control)
+    }
+
+    fn receive(channel: &OwnedFd) -> Result<UnixStream, String> {
+        let mut text = [0; 1024];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let parts = &mut [IoSliceMut::new(&mut text)];
+        let received = rustix::net::recvmsg(channel, parts, &mut ancillary, RecvFlags::empty())
+            .map_err(|error| error.to_string())?;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
+                return descriptors.next().map(UnixStream::from).ok_or_else(|| "no descriptor".into());
+            }
+        }
+        Err(String::from_utf8_lossy(&text[..received.bytes]).into_owned())
+    }
+}

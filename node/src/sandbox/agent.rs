@@ -85,7 +85,8 @@ struct Agent {
     listener: OwnedFd,
     process: Process,
     log: Log,
-    printed: OwnedFd,
+    /// The pipe of the run's standard streams, while anybody holds its other end.
+    printed: Option<OwnedFd>,
     /// What the run may dial, in full confinement.
     gateway: Option<OwnedFd>,
     /// What the run asks for, in lite confinement.
@@ -102,7 +103,7 @@ struct Process {
 
 /// Prepares and starts the run.
 fn begin(node: &OwnedFd, builtin: fn() -> i32) -> Result<Agent, StageError> {
-    let (setup, listener) = receive_setup(node)?;
+    let (mut setup, listener) = receive_setup(node)?;
     let directory =
         rustix::fs::open(setup.directory.as_str(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .stage(format!("opening `{}`", setup.directory))?;
@@ -117,11 +118,10 @@ fn begin(node: &OwnedFd, builtin: fn() -> i32) -> Result<Agent, StageError> {
     rustix::io::ioctl_fionbio(&printed, true).stage("making a pipe for the log")?;
     let (ready, report) = pipe_with(PipeFlags::CLOEXEC).stage("making a pipe for the start")?;
 
-    let as_root = rustix::process::geteuid().is_root();
     let (mut gateway, mut channel, mut control) = (None, None, None);
     match setup.confinement {
         Confinement::Full => {
-            make_namespaces(as_root)?;
+            make_namespaces(setup.unprivileged.is_some())?;
             if setup.network {
                 make_network()?;
                 gateway = Some(listen_at(GATEWAY).stage("listening for the run's calls to its gateway")?);
@@ -134,10 +134,12 @@ fn begin(node: &OwnedFd, builtin: fn() -> i32) -> Result<Agent, StageError> {
         }
     }
     let pid = match sys::fork().stage("making the run's first process")? {
-        Fork::Child => confine::become_algorithm(&setup, as_root, Ends { log: print, ready: report, control }, builtin),
+        Fork::Child => confine::become_algorithm(&setup, Ends { log: print, ready: report, control }, builtin),
         Fork::Parent(pid) => pid,
     };
     drop((print, report, control));
+    // Values of variables may be secrets of the run's data; the agent has no use for them.
+    setup.environment.clear();
     let descriptor = pidfd_open(pid, PidfdFlags::empty()).stage("watching the run's first process")?;
     let process = Process { pid, descriptor };
     wait_until_ready(ready, &process)?;
@@ -147,7 +149,7 @@ fn begin(node: &OwnedFd, builtin: fn() -> i32) -> Result<Agent, StageError> {
         directory,
         listener,
         process,
-        printed,
+        printed: Some(printed),
         gateway,
         channel,
         #[expect(clippy::disallowed_methods, reason = "shell")]
@@ -270,28 +272,23 @@ impl Agent {
     }
 
     fn wait(&self, node: Option<&OwnedFd>) -> Woken {
-        let channel = self.channel.as_ref().and_then(Channel::descriptor);
-        let mut waiting = vec![
-            PollFd::new(&self.process.descriptor, PollFlags::IN),
-            PollFd::new(&self.printed, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
-        ];
-        let node_at = node.map(|node| {
-            waiting.push(PollFd::new(node, PollFlags::IN));
+        let mut waiting =
+            vec![PollFd::new(&self.process.descriptor, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
+        let mut add = |descriptor| {
+            waiting.push(PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
             waiting.len() - 1
-        });
-        let channel_at = channel.map(|channel| {
-            waiting.push(PollFd::from_borrowed_fd(channel, PollFlags::IN));
-            waiting.len() - 1
-        });
+        };
+        let printed_at = self.printed.as_ref().map(|printed| add(printed.as_fd()));
+        let node_at = node.map(|node| add(node.as_fd()));
+        let channel_at = self.channel.as_ref().and_then(Channel::descriptor).map(add);
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
         // An interrupted wait is one in which nothing happened.
         let _ = poll(&mut waiting, Some(&timeout));
         let happened = |at: usize| !waiting[at].revents().is_empty();
         Woken {
             ended: happened(0),
-            printed: waiting[1].revents().contains(PollFlags::IN),
-            listener: happened(2),
+            listener: happened(1),
+            printed: printed_at.is_some_and(happened),
             node: node_at.is_some_and(happened),
             channel: channel_at.is_some_and(happened),
         }
@@ -375,12 +372,22 @@ impl Agent {
         }
     }
 
-    fn read_log(&mut self) {
+    /// Answers whether there was anything to read.
+    fn read_log(&mut self) -> bool {
+        let Some(printed) = &self.printed else { return false };
         let mut bytes = [0; 64 * 1024];
-        // Never more than a pipe holds, so that a flood of words does not keep the agent from its other duties. What cannot be
-        // written (the disk may be full) is lost: the run itself is worth more.
-        if let Ok(count) = rustix::io::read(&self.printed, &mut bytes) {
-            let _ = self.log.push(&bytes[..count]);
+        // Never more than a pipe holds, so that a flood of words does not keep the agent from its other duties. What cannot
+        // be written (the disk may be full) is lost: the run itself is worth more.
+        match rustix::io::read(printed, &mut bytes) {
+            Ok(0) => {
+                self.printed = None;
+                false
+            }
+            Ok(count) => {
+                let _ = self.log.push(&bytes[..count]);
+                true
+            }
+            Err(_) => false,
         }
     }
 
@@ -424,10 +431,7 @@ impl Agent {
     /// Records how the run ended, tells the node if there is one, and ends.
     fn finish(&mut self, node: Option<OwnedFd>) -> ! {
         let cause = self.reap();
-        let mut bytes = [0; 64 * 1024];
-        while let Ok(count @ 1..) = rustix::io::read(&self.printed, &mut bytes) {
-            let _ = self.log.push(&bytes[..count]);
-        }
+        while self.read_log() {}
         let _ = self.log.flush();
         let exit = Exit { cause, finished_at: handle::now() };
         // Without a record (the disk may be full) an attached node still learns the exit; another one sees the run vanished.

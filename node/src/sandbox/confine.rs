@@ -56,9 +56,9 @@ pub(super) struct Ends {
     pub(super) control: Option<OwnedFd>,
 }
 
-/// Locks this process in and becomes the algorithm. `as_root` says whether the agent has the powers of root.
-pub(super) fn become_algorithm(setup: &Setup, as_root: bool, ends: Ends, builtin: fn() -> i32) -> ! {
-    let ready = match lock_in(setup, as_root, ends) {
+/// Locks this process in and becomes the algorithm.
+pub(super) fn become_algorithm(setup: &Setup, ends: Ends, builtin: fn() -> i32) -> ! {
+    let ready = match lock_in(setup, ends) {
         Ok(ready) => ready,
         Err((error, ready)) => fail(&error, ready),
     };
@@ -103,9 +103,9 @@ fn fail(error: &StageError, ready: OwnedFd) -> ! {
 }
 
 /// Answers the pipe on which to report readiness; it is the only descriptor besides those of the run.
-fn lock_in(setup: &Setup, as_root: bool, ends: Ends) -> Result<OwnedFd, (StageError, OwnedFd)> {
+fn lock_in(setup: &Setup, ends: Ends) -> Result<OwnedFd, (StageError, OwnedFd)> {
     let Ends { log, ready, control } = ends;
-    let folders = match isolate(setup, as_root) {
+    let folders = match isolate(setup) {
         Ok(folders) => folders,
         Err(error) => return Err((error, ready)),
     };
@@ -123,7 +123,7 @@ struct Folders {
 }
 
 /// Everything that needs descriptors or powers of the host.
-fn isolate(setup: &Setup, as_root: bool) -> Result<Option<Folders>, StageError> {
+fn isolate(setup: &Setup) -> Result<Option<Folders>, StageError> {
     // Fails only for a leader of a process group, which a child is not.
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -150,7 +150,7 @@ fn isolate(setup: &Setup, as_root: bool) -> Result<Option<Folders>, StageError> 
             (Some(Folders { files, temporary }), rules)
         }
     };
-    become_unprivileged(setup, as_root, &process)?;
+    become_unprivileged(setup, &process)?;
     limit(setup)?;
     apply_landlock(rules, setup.confinement)?;
     Ok(folders)
@@ -165,9 +165,8 @@ fn open_directory(path: &Utf8Path) -> Result<OwnedFd, StageError> {
 ///
 /// In full confinement ends in a user namespace of the run's own, so that processes are counted for this run alone, and what is
 /// left of the identity has no meaning in any other namespace of the run.
-fn become_unprivileged(setup: &Setup, as_root: bool, process: &OwnedFd) -> Result<(), StageError> {
-    let (user, group) = setup.unprivileged;
-    if as_root {
+fn become_unprivileged(setup: &Setup, process: &OwnedFd) -> Result<(), StageError> {
+    if let Some((user, group)) = setup.unprivileged {
         empty_bounding_set();
         let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(group));
         rustix::thread::set_thread_groups(&[]).stage("leaving the groups of root")?;
@@ -180,14 +179,15 @@ fn become_unprivileged(setup: &Setup, as_root: bool, process: &OwnedFd) -> Resul
     if setup.confinement == Confinement::Full {
         // Refused where the number of namespaces is limited: then root's runs share one count, everything else holds.
         if sys::unshare(UnshareFlags::NEWUSER).is_ok() {
-            let (user, group) = if as_root { (user, group) } else { (0, 0) };
+            // Others than root are 0 in the namespace that the agent made.
+            let (user, group) = setup.unprivileged.unwrap_or((0, 0));
             // Denied already if this is not the first user namespace.
             let _ = write_at(process, "setgroups", "deny");
             write_at(process, "uid_map", &format!("{NOBODY} {user} 1")).stage("mapping the user")?;
             write_at(process, "gid_map", &format!("{NOBODY} {group} 1")).stage("mapping the group")?;
         }
-        empty_bounding_set();
     }
+    empty_bounding_set();
     rustix::thread::clear_ambient_capability_set().stage("clearing ambient capabilities")?;
     let none = CapabilitySet::empty();
     rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })

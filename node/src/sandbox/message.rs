@@ -32,8 +32,8 @@ const DESCRIPTORS: usize = 2;
 pub(crate) struct Setup {
     pub(crate) directory: Utf8PathBuf,
     pub(crate) confinement: Confinement,
-    /// The user and group that a run of root becomes.
-    pub(crate) unprivileged: (u32, u32),
+    /// The user and group that a run becomes, if the node has the powers of root.
+    pub(crate) unprivileged: Option<(u32, u32)>,
     pub(crate) program: Program,
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) mounts: Vec<Mount>,

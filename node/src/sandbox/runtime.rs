@@ -55,6 +55,27 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Whom runs become, if this process has the powers of root and can give them up for that.
+    ///
+    /// Root of a user namespace that knows no other user is an ordinary user in truth.
+    fn unprivileged(&self) -> Option<(u32, u32)> {
+        let knows = |file: &str, id: u32| fs::read_to_string(file).is_ok_and(|map| is_mapped(&map, id));
+        let can_change = rustix::process::geteuid().is_root()
+            && knows("/proc/self/uid_map", self.user)
+            && knows("/proc/self/gid_map", self.group);
+        can_change.then_some((self.user, self.group))
+    }
+}
+
+/// Whether a user namespace knows an identity; each line of its map is the first one inside, the first one outside, how many.
+fn is_mapped(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        matches!(numbers[..], [first, _, count] if (first..first.saturating_add(count)).contains(&u64::from(id)))
+    })
+}
+
 /// The least confinement with which a node is content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -170,7 +191,7 @@ impl Runtime for SandboxRuntime {
     }
 
     fn layout(&self, spec: &RunSpec) -> Layout {
-        layout(self.confinement, spec)
+        layout(&self.settings, self.confinement, spec)
     }
 
     async fn start(&self, spec: RunSpec) -> Result<Arc<dyn RunHandle>, RuntimeError> {
@@ -279,8 +300,16 @@ async fn start(
         .map_err(|error| RuntimeError::Prepare { path: directory.clone(), source: io::Error::other(error) })??;
     let socket = spawn(settings, &directory, setup, listener)?;
     let failed = |source| RuntimeError::Start { stage: "talking to its agent".into(), source };
-    let begin = tokio::time::timeout(START_TIMEOUT, Handle::begin(parts, socket));
-    match begin.await.map_err(|error| failed(error.into()))?.map_err(failed)? {
+    let agent = socket.try_clone().map_err(failed)?;
+    let begun = match tokio::time::timeout(START_TIMEOUT, Handle::begin(parts, socket)).await {
+        Ok(begun) => begun.map_err(failed)?,
+        Err(late) => {
+            // Heard as soon as the agent listens again; if it never does, it is gone.
+            let _ = message::send(&agent, &Request::Kill, &[], SendFlags::DONTWAIT);
+            return Err(failed(late.into()));
+        }
+    };
+    match begun {
         Beginning::Started(handle) => Ok(handle),
         Beginning::Failed { stage, source } => Err(RuntimeError::Start { stage, source }),
         Beginning::Silent => Err(RuntimeError::Start {
@@ -328,7 +357,7 @@ fn prepare(
     let stage = Staging::new(settings, directory)?;
     stage.claim(&spec)?;
     let output = stage.make_output()?;
-    let layout = layout(confinement, &spec);
+    let layout = layout(settings, confinement, &spec);
     let own = |name: &str, target: &Utf8PathBuf, writable| Mount {
         source: directory.join("files").join(name),
         target: target.clone(),
@@ -341,7 +370,11 @@ fn prepare(
     ];
     for (index, (file, target)) in spec.files.iter().zip(&layout.files).enumerate() {
         check_path(&file.path)?;
-        let source = stage.provide(index, file, confinement)?;
+        let source = match &file.source {
+            FileSource::Bytes(bytes) => stage.give_copy(index, file, bytes)?,
+            FileSource::Host(path) if !is_copied(path, settings, confinement) => path.clone(),
+            FileSource::Host(path) => stage.copy(index, file, path)?,
+        };
         mounts.push(Mount { source, target: target.clone(), writable: false });
     }
     let temporary = match (&spec.temporary, confinement) {
@@ -360,7 +393,7 @@ fn prepare(
     let setup = Setup {
         directory: directory.clone(),
         confinement,
-        unprivileged: (settings.user, settings.group),
+        unprivileged: settings.unprivileged(),
         program,
         environment: spec.environment,
         mounts,
@@ -389,7 +422,7 @@ pub(crate) fn listen_for_nodes(directory: &Utf8Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn layout(confinement: Confinement, spec: &RunSpec) -> Layout {
+fn layout(settings: &Settings, confinement: Confinement, spec: &RunSpec) -> Layout {
     match confinement {
         Confinement::Full => {
             let task = Utf8PathBuf::from(format!("/mnt/data/task-{:09}", spec.run_id.get()));
@@ -405,7 +438,7 @@ fn layout(confinement: Confinement, spec: &RunSpec) -> Layout {
         Confinement::Lite => {
             let files = confine::lite_files();
             let place = |(index, file): (usize, &RunFile)| match &file.source {
-                FileSource::Host(path) if !is_copied(path, confinement) => path.clone(),
+                FileSource::Host(path) if !is_copied(path, settings, confinement) => path.clone(),
                 FileSource::Host(_) | FileSource::Bytes(_) => files.join(copy_name(index, file)),
             };
             Layout {
@@ -421,8 +454,8 @@ fn layout(confinement: Confinement, spec: &RunSpec) -> Layout {
 }
 
 /// Whether a run is given a copy of a host's file, because root may read it but the run may not.
-fn is_copied(path: &Utf8Path, confinement: Confinement) -> bool {
-    if !rustix::process::geteuid().is_root() {
+fn is_copied(path: &Utf8Path, settings: &Settings, confinement: Confinement) -> bool {
+    if settings.unprivileged().is_none() {
         return false;
     }
     let Ok(metadata) = fs::metadata(path) else { return false };
@@ -455,8 +488,7 @@ pub(crate) struct Staging<'a> {
 
 impl<'a> Staging<'a> {
     fn new(settings: &Settings, directory: &'a Utf8Path) -> Result<Self, RuntimeError> {
-        let owner =
-            rustix::process::geteuid().is_root().then(|| (Uid::from_raw(settings.user), Gid::from_raw(settings.group)));
+        let owner = settings.unprivileged().map(|(user, group)| (Uid::from_raw(user), Gid::from_raw(group)));
         Self::with_owner(directory, owner)
     }
 
@@ -544,20 +576,13 @@ impl<'a> Staging<'a> {
         Ok(self.directory.join(name))
     }
 
-    /// Answers the host's path of something that a run may read, copying it if need be.
-    fn provide(&self, index: usize, file: &RunFile, confinement: Confinement) -> Result<Utf8PathBuf, RuntimeError> {
-        match &file.source {
-            FileSource::Bytes(bytes) => self.give_copy(index, file, bytes),
-            FileSource::Host(path) if !is_copied(path, confinement) => Ok(path.clone()),
-            FileSource::Host(path) => {
-                let copy = self.directory.join(self.copy_place(index, file)?);
-                fs::copy(path, &copy).map_err(|error| self.failed(path, error))?;
-                fs::set_permissions(&copy, fs::Permissions::from_mode(0o400))
-                    .map_err(|error| self.failed(&copy, error))?;
-                self.give(&copy)?;
-                Ok(copy)
-            }
-        }
+    /// Makes the run's copy of a file of the host, and answers where it is.
+    fn copy(&self, index: usize, file: &RunFile, path: &Utf8Path) -> Result<Utf8PathBuf, RuntimeError> {
+        let copy = self.directory.join(self.copy_place(index, file)?);
+        fs::copy(path, &copy).map_err(|error| self.failed(path, error))?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o400)).map_err(|error| self.failed(&copy, error))?;
+        self.give(&copy)?;
+        Ok(copy)
     }
 
     fn copy_place(&self, index: usize, file: &RunFile) -> Result<Utf8PathBuf, RuntimeError> {
@@ -575,6 +600,14 @@ impl<'a> Staging<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_map_tells_which_identities_exist() {
+        assert!(is_mapped("         0          0 4294967295\n", 65534));
+        assert!(is_mapped("0 1000 1\n1 100000 65536\n", 65534));
+        assert!(!is_mapped("0 1000 1\n", 65534));
+        assert!(!is_mapped("", 0));
+    }
 
     #[test]
     fn files_are_placed_below_mnt_only() {

@@ -33,7 +33,8 @@ pub(crate) fn checks() -> Entries {
 }
 
 async fn an_exit_code_is_told(runtime: &SandboxRuntime) -> Result<(), Skip> {
-    let mut spec = Place::new().spec("exit");
+    let place = Place::new();
+    let mut spec = place.spec("exit");
     spec.environment.insert("CODE".into(), "42".into());
     let (handle, exit) = ending(runtime, spec).await;
     assert_eq!(exit.cause, ExitCause::Code(42));
@@ -58,7 +59,8 @@ async fn a_panic_is_a_failure_with_a_log(runtime: &SandboxRuntime) -> Result<(),
 }
 
 async fn a_deadline_ends_a_run_that_ignores_signals(runtime: &SandboxRuntime) -> Result<(), Skip> {
-    let mut spec = Place::new().spec("stubborn");
+    let place = Place::new();
+    let mut spec = place.spec("stubborn");
     spec.limits.wall_time = Duration::from_millis(300);
     let (_, exit) = ending(runtime, spec).await;
     assert_eq!(exit.cause, ExitCause::LimitExceeded(Limit::WallTime));
@@ -66,7 +68,8 @@ async fn a_deadline_ends_a_run_that_ignores_signals(runtime: &SandboxRuntime) ->
 }
 
 async fn a_killed_run_says_so(runtime: &SandboxRuntime) -> Result<(), Skip> {
-    let handle = start(runtime, Place::new().spec("stubborn")).await;
+    let place = Place::new();
+    let handle = start(runtime, place.spec("stubborn")).await;
     handle.kill().await;
     assert_eq!(soon(handle.wait()).await.cause, ExitCause::Killed);
     Ok(())

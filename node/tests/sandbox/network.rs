@@ -28,7 +28,8 @@ pub(crate) fn checks() -> Entries {
 const TWIN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(100, 64, 0, 2), 49152);
 
 async fn a_run_reaches_its_gateway(runtime: &SandboxRuntime) -> Result<(), Skip> {
-    let mut spec = Place::new().spec("ask_gateway");
+    let place = Place::new();
+    let mut spec = place.spec("ask_gateway");
     spec.environment.insert("ROUNDS".into(), "3".into());
     let handle = start(runtime, spec).await;
     for word in ["a", "b", "c"] {
@@ -57,7 +58,8 @@ async fn a_run_dials_what_the_node_opened(runtime: &SandboxRuntime) -> Result<()
 }
 
 async fn a_run_dials_nothing_else(runtime: &SandboxRuntime) -> Result<(), Skip> {
-    let mut spec = Place::new().spec("dial");
+    let place = Place::new();
+    let mut spec = place.spec("dial");
     spec.environment.insert("ADDRESS".into(), TWIN.to_string());
     let text = report(runtime, spec).await;
     assert!(text.contains("refused"), "{text}");
@@ -65,7 +67,8 @@ async fn a_run_dials_nothing_else(runtime: &SandboxRuntime) -> Result<(), Skip> 
 }
 
 async fn a_closed_listener_is_gone(runtime: &SandboxRuntime) -> Result<(), Skip> {
-    let mut spec = Place::new().spec("dial");
+    let place = Place::new();
+    let mut spec = place.spec("dial");
     spec.environment.insert("ADDRESS".into(), TWIN.to_string());
     spec.environment.insert("WAIT".into(), "yes".into());
     let handle = start(runtime, spec).await;
@@ -123,7 +126,8 @@ async fn two_runs_talk_through_the_node(runtime: &SandboxRuntime) -> Result<(), 
 }
 
 async fn a_run_without_network_has_none(runtime: &SandboxRuntime) -> Result<(), Skip> {
-    let mut spec = Place::new().spec("dial");
+    let place = Place::new();
+    let mut spec = place.spec("dial");
     spec.network = false;
     spec.environment.insert("ADDRESS".into(), "127.0.0.1:8080".into());
     let handle = start(runtime, spec).await;
