@@ -5,8 +5,10 @@
 //! * [`pins`] – the public keys of organizations as first seen, so that a later exchange is noticed.
 //! * [`key`] – files that hold an organization's private key.
 //! * [`researcher`] – tasks as a researcher asks for them: sealed, signed, awaited, opened and checked.
+//! * [`cli`] – the command line.
 
 pub mod api;
+pub mod cli;
 mod clock;
 pub mod events;
 mod file;
