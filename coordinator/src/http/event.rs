@@ -1,7 +1,209 @@
-use axum::Router;
+//! The event log as a stream of server-sent events: resumable, and only what the caller may see.
+//!
+//! * [`hub`] – wakes who follows. [`audience`] – who hears of what. [`presence`] – who is there.
 
+pub(crate) mod audience;
+pub(crate) mod hub;
+pub(crate) mod presence;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures::Stream;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+use twinmesh_protocol::id::EventSequence;
+use twinmesh_protocol::wire::{Event, Hello};
+
+use self::audience::{Audience, Hears};
+use self::hub::Hub;
+use self::presence::{Attending, Presence};
 use super::AppState;
+use super::caller::Visitor;
+use super::params::{Params, invalid};
+use super::problem::Problem;
+use crate::authz::action::FollowEvents;
+use crate::authz::actor::Who;
+use crate::authz::reach;
+use crate::clock::Clock;
+use crate::store::event::NodePlace;
+use crate::store::{Result as StoreResult, Store};
+
+/// How often a stream without events shows that it lives, so that nothing between the two ends takes it for dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a stream lasts before the caller has to show again who they are and what they may see.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+/// What asks for the end of the log.
+const LATEST: &str = "latest";
 
 pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
+    Router::new().route("/event", get(follow))
+}
+
+/// Following the log: the hub and the attendance list, which begin with the first need of them or with
+/// [`Follow::start`].
+#[derive(Debug)]
+pub(crate) struct Follow {
+    store: Store,
+    clock: Clock,
+    grace: Duration,
+    stop: CancellationToken,
+    started: OnceCell<(Hub, Presence)>,
+}
+
+impl Follow {
+    /// `grace` is how long a node may be away before it counts as gone.
+    pub(crate) fn new(store: Store, clock: Clock, grace: Duration, stop: CancellationToken) -> Self {
+        Self { store, clock, grace, stop, started: OnceCell::new() }
+    }
+
+    /// Begins: nobody is there, and the log is where it is.
+    pub(crate) async fn start(&self) -> StoreResult<()> {
+        self.get().await?;
+        Ok(())
+    }
+
+    /// Wakes who follows the log.
+    pub(crate) async fn hub(&self) -> StoreResult<&Hub> {
+        Ok(&self.get().await?.0)
+    }
+
+    async fn presence(&self) -> StoreResult<&Presence> {
+        Ok(&self.get().await?.1)
+    }
+
+    async fn get(&self) -> StoreResult<&(Hub, Presence)> {
+        self.started
+            .get_or_try_init(|| async {
+                let hub = Hub::start(self.store.clone(), self.stop.clone()).await?;
+                let presence = Presence::start(self.store.clone(), self.clock.clone(), self.grace).await?;
+                Ok((hub, presence))
+            })
+            .await
+    }
+}
+
+/// Answers with what happens, from the place asked for.
+#[tracing::instrument(name = "http.event.follow", skip_all)]
+async fn follow(visitor: Visitor, params: Params, headers: HeaderMap) -> Result<Response, Problem> {
+    let state = visitor.state.clone();
+    let after = cursor(&params, &headers)?;
+    let caller = visitor.begin_read().await?;
+    let (audience, node) = match &caller.actor.who {
+        Who::Node { id, collaboration } => {
+            let (organization, collaboration) = (caller.actor.organization, *collaboration);
+            let node = NodePlace { id: *id, organization_id: organization, collaboration_id: collaboration };
+            (Audience::Node { id: *id, organization, collaboration }, Some(node))
+        }
+        Who::User { .. } => {
+            let audience = Audience::User {
+                organization: caller.actor.organization,
+                collaborations: caller.actor.collaborations.clone(),
+                // Without a rule, what the own organization asked for remains.
+                reach: reach::<FollowEvents>(&caller.actor).ok(),
+            };
+            (audience, None)
+        }
+        Who::Container(_) => return Err(Problem::permission()),
+    };
+    // A stream lasts; the transaction must not.
+    drop(caller);
+    let hub = state.follow().hub().await?.clone();
+    let attending = match node {
+        Some(node) => Some(state.follow().presence().await?.enter(node).await?),
+        None => None,
+    };
+    let head = hub.head();
+    let after = after.map_or(head, |after| after.min(head));
+    let stop = state.shutdown().clone();
+    let stream = stream(hub, audience, after, attending, stop);
+    let mut response = Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    // Proxies that gather answers before they pass them on would hold events back.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// The place after which to begin: where the caller left off, or what it asks for; the end when it says nothing.
+fn cursor(params: &Params, headers: &HeaderMap) -> Result<Option<EventSequence>, Problem> {
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty());
+    let (name, text) = match last {
+        Some(text) => ("Last-Event-ID", text),
+        None => ("after", params.text("after").unwrap_or(LATEST)),
+    };
+    if text == LATEST {
+        return Ok(None);
+    }
+    match text.parse::<i64>() {
+        Ok(sequence) if sequence >= 0 => Ok(Some(EventSequence::new(sequence))),
+        Ok(_) | Err(_) => Err(invalid(name, "use a place in the log (a whole number from 0) or `latest`")),
+    }
+}
+
+fn stream(
+    hub: Hub,
+    audience: Audience,
+    after: EventSequence,
+    attending: Option<Attending>,
+    stop: CancellationToken,
+) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+    async_stream::stream! {
+        let _attending = attending;
+        let hello = Hello { sequence: after };
+        yield Ok(message("hello", after, &hello));
+        let end = tokio::time::sleep(MAX_AGE);
+        tokio::pin!(end);
+        let mut head = hub.watch();
+        let mut cursor = after;
+        loop {
+            head.mark_unchanged();
+            let events = match hub.after(cursor).await {
+                Ok(events) => events,
+                Err(error) => {
+                    tracing::warn!(error = %error, "an event stream ends because the log cannot be read");
+                    return;
+                }
+            };
+            if events.is_empty() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = &mut end => return,
+                    changed = head.changed() => if changed.is_err() { return },
+                }
+                continue;
+            }
+            for event in events {
+                cursor = event.sequence;
+                match hears(&hub, &audience, &event).await {
+                    Ok(true) => yield Ok(message(event.kind.as_str(), event.sequence, &*event)),
+                    Ok(false) => {}
+                    Err(error) => {
+                        tracing::warn!(error = %error, "an event stream ends because the log cannot be read");
+                        return;
+                    }
+                }
+            }
+            if stop.is_cancelled() {
+                return;
+            }
+        }
+    }
+}
+
+async fn hears(hub: &Hub, audience: &Audience, event: &Event) -> StoreResult<bool> {
+    match (audience.hears(event), event.job_id) {
+        (Hears::Decided(hears), _) => Ok(hears),
+        (asked @ (Hears::IfRunning(_) | Hears::IfAsking(_)), Some(job)) => Ok(asked.resolve(&*hub.parties(job).await?)),
+        (Hears::IfRunning(_) | Hears::IfAsking(_), None) => Ok(false),
+    }
+}
+
+fn message(kind: &str, sequence: EventSequence, data: &impl serde::Serialize) -> sse::Event {
+    let json = serde_json::to_string(data).expect("events have text keys only");
+    sse::Event::default().event(kind).id(sequence.to_string()).data(json)
 }

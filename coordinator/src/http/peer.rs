@@ -1,7 +1,95 @@
-use axum::Router;
+//! How nodes find each other in the overlay. Our addition to the contract.
+
+use axum::extract::Path;
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use twinmesh_protocol::certificate::verify_certificate;
+use twinmesh_protocol::id::{CollaborationId, NodeId};
+use twinmesh_protocol::key::PublicKey;
+use twinmesh_protocol::wire::{NewPeer, OverlayInfo, Page, PageLinks, PeerRecord};
 
 use super::AppState;
+use super::body::Body;
+use super::caller::Caller;
+use super::params::{Params, invalid};
+use super::problem::Problem;
+use crate::authz::Target;
+use crate::authz::action::{PublishPeer, ViewPeers};
+use crate::store;
+
+/// How many addresses a node may tell, and how long each may be.
+const MAX_ADDRESSES: usize = 32;
+const MAX_ADDRESS_CHARS: usize = 256;
 
 pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
+    Router::new().route("/node/{id}/peer", put(publish)).route("/peer", get(list)).route("/overlay", get(overlay))
+}
+
+/// Takes a node's word for how it is reached, with its organization's word for its key.
+#[tracing::instrument(name = "http.peer.publish", skip_all, fields(node.id = %id))]
+async fn publish(
+    mut caller: Caller,
+    Path(id): Path<String>,
+    Body(new): Body<NewPeer>,
+) -> Result<Json<PeerRecord>, Problem> {
+    let missing = || Problem::not_found(format!("Node id={id} not found"));
+    let node: NodeId = id.parse().map_err(|_| missing())?;
+    let place = store::run::node_place(caller.tx.conn(), node).await?.ok_or_else(missing)?;
+    let target = Target::organization_in(place.organization_id, place.collaboration_id).at_node(Some(node));
+    let permit = caller.permit::<PublishPeer>(node, &target)?;
+    if new.addresses.len() > MAX_ADDRESSES {
+        return Err(Problem::field("addresses", format!("At most {MAX_ADDRESSES} addresses are kept.")));
+    }
+    if new.addresses.iter().any(|address| address.len() > MAX_ADDRESS_CHARS || !address.starts_with('/')) {
+        return Err(Problem::field("addresses", "Use multiaddresses such as /ip4/192.0.2.1/tcp/4001."));
+    }
+    let refused = |text: String| Problem::bad_request("certificate_refused", text);
+    let key = store::task::public_key_fetch(caller.tx.conn(), place.organization_id).await?.unwrap_or_default();
+    let key = match PublicKey::from_api(&key) {
+        Ok(PublicKey::Ed25519(key)) => key,
+        Ok(PublicKey::Rsa) => {
+            return Err(refused("The organization's registered key is RSA; certificates need an Ed25519 key".into()));
+        }
+        Err(_) => {
+            return Err(refused(
+                "The organization has no registered public key to verify the certificate with: upload it first".into(),
+            ));
+        }
+    };
+    let certificate = verify_certificate(&new.certificate, place.organization_id, &key, caller.now)
+        .map_err(|error| refused(format!("The node certificate is refused: {error}")))?;
+    if certificate.collaboration_id != place.collaboration_id {
+        return Err(refused(format!(
+            "The node certificate is for collaboration {}, the node is in collaboration {}",
+            certificate.collaboration_id, place.collaboration_id
+        )));
+    }
+    store::peer::peer_put(&mut caller.tx, permit, &new, caller.now).await?;
+    let state = caller.state.clone();
+    caller.commit().await?;
+    if let Some(relay) = state.relay() {
+        relay.admit_registered(state.store()).await?;
+    }
+    Ok(Json(PeerRecord {
+        node_id: node,
+        organization_id: place.organization_id,
+        certificate: new.certificate,
+        addresses: new.addresses,
+        status: None,
+    }))
+}
+
+/// Lists how the nodes of a collaboration are reached.
+async fn list(mut caller: Caller, params: Params) -> Result<Json<Page<PeerRecord>>, Problem> {
+    let id = params
+        .get::<CollaborationId>("collaboration_id")?
+        .ok_or_else(|| invalid("collaboration_id", "it is required"))?;
+    caller.permit::<ViewPeers>(id, &Target::collaboration(id))?;
+    let data = store::peer::peer_list(caller.tx.conn(), id).await?;
+    Ok(Json(Page { data, links: PageLinks::default() }))
+}
+
+/// Tells where the overlay's meeting point is.
+async fn overlay(caller: Caller) -> Json<OverlayInfo> {
+    Json(OverlayInfo { relay: caller.state.relay().map(crate::relay::Relay::info) })
 }

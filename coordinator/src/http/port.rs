@@ -1,7 +1,51 @@
-use axum::Router;
+//! Ports that runs expose to their twins (contract A.7.9).
+
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use twinmesh_protocol::id::RunId;
+use twinmesh_protocol::wire::{NewPort, Port};
 
 use super::AppState;
+use super::body::{Body, check_length};
+use super::caller::Caller;
+use super::params::{Params, invalid};
+use super::problem::Problem;
+use super::run;
+use crate::authz::action::OpenPort;
+use crate::store;
 
 pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
+    Router::new().route("/port", post(create).delete(delete))
+}
+
+/// Registers a port of a run.
+#[tracing::instrument(name = "http.port.create", skip_all, fields(run.id = %new.run_id))]
+async fn create(mut caller: Caller, Body(new): Body<NewPort>) -> Result<(StatusCode, Json<Port>), Problem> {
+    if new.port == 0 {
+        return Err(Problem::field("port", "Must be greater than or equal to 1 and less than or equal to 65535."));
+    }
+    if let Some(label) = &new.label {
+        check_length("label", label, 0, 128)?;
+    }
+    let place = run::find(&mut caller, &new.run_id.to_string()).await?;
+    let permit = caller.permit::<OpenPort>(place.id, &run::target(&place))?;
+    if place.state.is_finished() {
+        return Err(Problem::bad_request("run_finished", "A finished run cannot expose a port"));
+    }
+    let port = store::port::port_insert(&mut caller.tx, permit, &place, &new, caller.now).await?;
+    caller.commit().await?;
+    Ok((StatusCode::CREATED, Json(port)))
+}
+
+/// Takes all ports of a run back.
+#[tracing::instrument(name = "http.port.delete", skip_all)]
+async fn delete(mut caller: Caller, params: Params) -> Result<Json<Value>, Problem> {
+    let id = params.get::<RunId>("run_id")?.ok_or_else(|| invalid("run_id", "it is required"))?;
+    let place = run::find(&mut caller, &id.to_string()).await?;
+    let permit = caller.permit::<OpenPort>(place.id, &run::target(&place))?;
+    store::port::port_delete(&mut caller.tx, permit.subject()).await?;
+    caller.commit().await?;
+    Ok(Json(json!({ "msg": "Ports removed from the database." })))
 }

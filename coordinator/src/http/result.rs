@@ -1,7 +1,41 @@
-use axum::Router;
+//! Results: a view on runs (contract A.6).
+
+use axum::extract::Path;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use twinmesh_protocol::wire::RunResult;
 
 use super::AppState;
+use super::caller::Caller;
+use super::problem::Problem;
+use super::run::{self, list};
+use crate::authz::action::ViewRun;
+use crate::store;
+use crate::store::run::ResultRecord;
 
 pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
+    Router::new().route("/result", get(list::results)).route("/result/{id}", get(fetch))
+}
+
+/// The result of one run.
+async fn fetch(mut caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
+    let place = run::find(&mut caller, &id).await?;
+    caller.permit::<ViewRun>(place.id, &run::target(&place))?;
+    let record = store::run::result_fetch(caller.tx.conn(), place.id)
+        .await?
+        .ok_or_else(|| Problem::not_found(format!("Result id={id} not found!")))?;
+    Ok(Json(view(&caller.state, record)).into_response())
+}
+
+/// A result as it goes over the wire.
+pub(crate) fn view(state: &AppState, record: ResultRecord) -> RunResult {
+    RunResult {
+        id: record.id,
+        result: record.result,
+        cleanup_at: record.cleanup_at,
+        blob_storage_used: record.blob_storage_used,
+        run: Some(state.run_link("run", record.id)),
+        task: Some(state.task_link(record.task_id)),
+    }
 }

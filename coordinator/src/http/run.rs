@@ -1,7 +1,128 @@
-use axum::Router;
+//! Runs (contract A.7.8).
+
+pub(crate) mod list;
+
+use axum::extract::Path;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use twinmesh_protocol::id::RunId;
+use twinmesh_protocol::payload::{PayloadForm, classify};
+use twinmesh_protocol::wire::{One, Run, RunPatch, RunResultLink, Task};
 
 use super::AppState;
+use super::body::Body;
+use super::caller::Caller;
+use super::params::Params;
+use super::problem::Problem;
+use super::task::view as task_view;
+use crate::authz::Target;
+use crate::authz::action::{ReportRun, ViewRun};
+use crate::ledger::run::{IllegalTransition, Report};
+use crate::store;
+use crate::store::run::{RunPlace, RunRecord};
 
 pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
+    Router::new().route("/run", get(list::runs)).route("/run/{id}", get(fetch).patch(report))
 }
+
+/// One run.
+async fn fetch(mut caller: Caller, params: Params, Path(id): Path<String>) -> Result<Response, Problem> {
+    let place = find(&mut caller, &id).await?;
+    caller.permit::<ViewRun>(place.id, &target(&place))?;
+    let record = store::run::run_fetch(caller.tx.conn(), place.id).await?.ok_or_else(|| missing(&id))?;
+    let runs = list::complete(&mut caller, vec![record], params.includes("task")).await?;
+    let run = runs.into_iter().next().ok_or_else(|| missing(&id))?;
+    Ok(Json(run).into_response())
+}
+
+/// Takes a node's word for what became of its run.
+#[tracing::instrument(name = "http.run.report", skip_all, fields(run.id = %id))]
+async fn report(mut caller: Caller, Path(id): Path<String>, Body(patch): Body<RunPatch>) -> Result<Response, Problem> {
+    let place = find(&mut caller, &id).await?;
+    let permit = caller.permit::<ReportRun>(place.id, &target(&place))?;
+    let report = Report { status: patch.status, started_at: patch.started_at, finished_at: patch.finished_at };
+    let state = report.apply(place.state, caller.now).map_err(refuse)?;
+    if let Some(result) = &patch.result {
+        check_result(result, &place)?;
+    }
+    let change = store::run::RunChange { state, result: patch.result.as_deref(), log: patch.log.as_deref() };
+    store::run::run_report(&mut caller.tx, permit, &place, change, caller.now).await?;
+    let record = store::run::run_fetch(caller.tx.conn(), place.id).await?.ok_or_else(|| missing(&id))?;
+    let answer = view(&caller.state, record, None);
+    caller.commit().await?;
+    tracing::info!(status = %state.status(), "run reported");
+    Ok(Json(answer).into_response())
+}
+
+/// A run as it goes over the wire (contract A.6).
+pub(crate) fn view(state: &AppState, record: RunRecord, task: Option<Task>) -> Run {
+    let result = state.run_link("result", record.id);
+    Run {
+        id: record.id,
+        status: record.state.status(),
+        input: record.input,
+        log: record.log,
+        assigned_at: Some(record.assigned_at),
+        started_at: record.state.started_at(),
+        finished_at: record.state.finished_at(),
+        cleanup_at: record.cleanup_at,
+        blob_storage_used: record.blob_storage_used,
+        organization: Some(state.link("organization", record.organization_id)),
+        task: Some(match task {
+            Some(task) => One::Item(Box::new(task)),
+            None => One::Link(state.task_link(record.task_id)),
+        }),
+        results: Some(RunResultLink { id: record.id, link: result.link, methods: result.methods }),
+        node: record.node,
+        ports: record.ports,
+    }
+}
+
+/// What decides who may see a run or report on it: whose task it is, where, and which node works on it.
+pub(crate) fn target(place: &RunPlace) -> Target {
+    Target::organization_in(place.init_org, place.collaboration_id).owned_by(place.init_user).at_node(place.node_id)
+}
+
+/// Finds the run of a path.
+pub(crate) async fn find(caller: &mut Caller, id: &str) -> Result<RunPlace, Problem> {
+    let run: RunId = id.parse().map_err(|_| missing(id))?;
+    store::run::run_place(caller.tx.conn(), run).await?.ok_or_else(|| missing(id))
+}
+
+fn missing(id: &str) -> Problem {
+    Problem::not_found(format!("Run id={id} not found!"))
+}
+
+/// A result leaves its node protected where the collaboration is; the coordinator never keeps it in clear.
+fn check_result(result: &str, place: &RunPlace) -> Result<(), Problem> {
+    match (classify(result), place.encrypted) {
+        // A run without a result delivers nothing, which there is nothing to protect about.
+        _ if result.is_empty() => Ok(()),
+        (PayloadForm::Plain, false) | (PayloadForm::Sealed | PayloadForm::Vantage6Envelope, true) => Ok(()),
+        // Any bytes may be a result, not only text (contract D.3).
+        (PayloadForm::Malformed, false) if twinmesh_protocol::payload::from_text(result).is_ok() => Ok(()),
+        (PayloadForm::Plain | PayloadForm::Malformed, true) => {
+            Err(Problem::bad_request("result_not_encrypted", "The result is not encrypted, but the collaboration is"))
+        }
+        (PayloadForm::Sealed | PayloadForm::Vantage6Envelope, false) => {
+            Err(Problem::bad_request("result_encrypted", "The result is encrypted, but the collaboration is not"))
+        }
+        (PayloadForm::Malformed, false) => {
+            Err(Problem::bad_request("result_malformed", "The result is not base64 with padding"))
+        }
+    }
+}
+
+fn refuse(illegal: IllegalTransition) -> Problem {
+    match illegal {
+        IllegalTransition::Finished { status } => {
+            Problem::bad_request("run_finished", "Cannot update an already finished algorithm run!")
+                .with_detail(format!("The run ended as `{status}`."))
+        }
+        IllegalTransition::Backwards { .. } => Problem::bad_request("run_backwards", illegal.to_string()),
+    }
+}
+
+/// The tasks of runs, for `include=task`.
+pub(super) use task_view::task as view_task;

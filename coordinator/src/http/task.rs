@@ -1,7 +1,253 @@
-use axum::Router;
+//! Tasks (contract A.7.7).
 
+pub(crate) mod list;
+mod status;
+pub(crate) mod view;
+
+use axum::extract::Path;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use twinmesh_protocol::id::{OrganizationId, TaskId};
+use twinmesh_protocol::manifest::SignedManifest;
+use twinmesh_protocol::wire::NewTask;
+
+pub(crate) use self::list::scope as list_scope;
 use super::AppState;
+use super::body::Body;
+use super::caller::{Caller, Visitor};
+use super::params::Params;
+use super::problem::Problem;
+use crate::authz::action::{CreateSubtask, CreateTask, DeleteTask, ViewRun, ViewTask};
+use crate::authz::{Target, decide};
+use crate::ledger;
+use crate::ledger::manifest::ManifestContext;
+use crate::ledger::open::{Asker, AskingRun, OpenRefusal, OpenedTask, ParentTask};
+use crate::store;
+use crate::store::task::{Opener, TaskRecord};
+
+/// The longest key a caller may choose for a request, in characters.
+const MAX_KEY_CHARS: usize = 255;
 
 pub(crate) fn routes() -> Router<AppState> {
     Router::new()
+        .route("/task", get(list::list).post(create))
+        .route("/task/{id}", get(fetch).delete(delete))
+        .route("/task/{id}/status", get(status::status))
+}
+
+/// Opens a task.
+#[tracing::instrument(name = "http.task.create", skip_all)]
+async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTask>) -> Result<Response, Problem> {
+    let key = idempotency_key(&headers)?;
+    let forms = ledger::open::input_forms(&request);
+    let mut caller = visitor.begin_write().await?;
+    if let Some(repeated) = find_repeated(&mut caller, key.as_deref(), &request).await? {
+        let task = view::task(&caller.state, repeated);
+        return Ok((StatusCode::OK, Json(task)).into_response());
+    }
+
+    let conn = caller.tx.conn();
+    let (collaboration, study, store_id) = (request.collaboration_id, request.study_id, request.store_id);
+    let place = store::task::place_fetch(conn, collaboration, study, store_id).await?;
+    let target = place.collaboration.as_ref().map_or_else(Target::anywhere, |known| Target::collaboration(known.id));
+    let subject = place.collaboration.as_ref().map_or(collaboration.unwrap_or_else(nowhere), |known| known.id);
+    let may_create = decide::<CreateTask>(&caller.actor, subject, &target);
+    let may_continue = decide::<CreateSubtask>(&caller.actor, subject, &target);
+    let (asker, parent_manifest) = asker(&mut caller, may_create.is_ok()).await?;
+
+    let task = ledger::open::open_task(request, &forms, &asker, &place).map_err(refuse)?;
+    if let Some(manifest) = &task.manifest {
+        check_manifest(&mut caller, manifest, &task, parent_manifest.as_ref()).await?;
+    }
+    let opener = match asker.run {
+        Some(_) => Opener::Run(may_continue?),
+        None => Opener::User(may_create?),
+    };
+    let id = store::task::task_insert(&mut caller.tx, opener, &task, caller.now).await?;
+    if let Some(key) = &key {
+        store::task::key_insert(&mut caller.tx, &caller.actor.key(), key, id, caller.now).await?;
+    }
+    let record = store::task::task_fetch(caller.tx.conn(), id).await?.ok_or_else(|| not_found(id))?;
+    let answer = view::task(&caller.state, record);
+    caller.commit().await?;
+    tracing::info!(task.id = %id, runs = task.inputs.len(), "task created");
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+/// One task.
+async fn fetch(mut caller: Caller, params: Params, Path(id): Path<String>) -> Result<Response, Problem> {
+    let record = find(&mut caller, &id).await?;
+    caller.permit::<ViewTask>(record.id, &target(&record))?;
+    let include = view::Include::read(&params);
+    if include.any() {
+        // What is nested is seen by the rules of what it is.
+        caller.permit::<ViewRun>(view::any_run(), &target(&record))?;
+    }
+    let tasks = view::tasks(&mut caller, vec![record], include).await?;
+    let task = tasks.into_iter().next().ok_or_else(|| Problem::not_found(format!("Task id={id} is not found!")))?;
+    Ok(Json(task).into_response())
+}
+
+/// Removes a task and everything below it; what still runs is killed first.
+#[tracing::instrument(name = "http.task.delete", skip_all, fields(task.id = %id))]
+async fn delete(mut caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
+    let record = find(&mut caller, &id).await?;
+    let permit = caller.permit::<DeleteTask>(record.id, &target(&record))?;
+    store::task::task_remove(&mut caller.tx, permit, caller.now).await?;
+    caller.commit().await?;
+    tracing::info!(task.id = %record.id, "task deleted");
+    Ok(Json(
+        json!({ "msg": format!("task id={} and its algorithm run data have been successfully deleted", record.id) }),
+    )
+    .into_response())
+}
+
+/// What decides who may see a task: who initiated it, where, and for whom.
+pub(crate) fn target(task: &TaskRecord) -> Target {
+    Target::organization_in(task.init_org, task.collaboration_id).owned_by(task.init_user)
+}
+
+/// Finds the task of a path.
+pub(crate) async fn find(caller: &mut Caller, id: &str) -> Result<TaskRecord, Problem> {
+    let missing = || Problem::not_found(format!("Task id={id} is not found!"));
+    let id: TaskId = id.parse().map_err(|_| missing())?;
+    store::task::task_fetch(caller.tx.conn(), id).await?.ok_or_else(missing)
+}
+
+fn not_found(id: TaskId) -> Problem {
+    Problem::not_found(format!("Task id={id} is not found!"))
+}
+
+/// An id that nothing has, for decisions about what there is not.
+fn nowhere() -> twinmesh_protocol::id::CollaborationId {
+    twinmesh_protocol::id::CollaborationId::new(0)
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str() {
+        Ok(text) if (1..=MAX_KEY_CHARS).contains(&text.len()) => Ok(Some(text.to_owned())),
+        Ok(_) | Err(_) => Err(Problem::bad_request(
+            "invalid_idempotency_key",
+            format!("The header Idempotency-Key must have 1 to {MAX_KEY_CHARS} visible characters"),
+        )),
+    }
+}
+
+/// The task that this request has made before, by the caller's own key or by its manifest.
+async fn find_repeated(
+    caller: &mut Caller,
+    key: Option<&str>,
+    request: &NewTask,
+) -> Result<Option<TaskRecord>, Problem> {
+    let by_key = match key {
+        Some(key) => store::task::task_by_key(caller.tx.conn(), &caller.actor.key(), key).await?,
+        None => None,
+    };
+    let (found, how) = match (by_key, &request.manifest) {
+        (Some(task), _) => (task, "Idempotency-Key"),
+        (None, Some(manifest)) => match store::task::task_by_manifest(caller.tx.conn(), manifest).await? {
+            // Whose task it is says nothing to others, not even its id.
+            Some(task) if task.init_org == caller.actor.organization => (task, "manifest"),
+            Some(_) => return Err(conflict("manifest")),
+            None => return Ok(None),
+        },
+        (None, None) => return Ok(None),
+    };
+    let inputs = store::task::input_list(caller.tx.conn(), found.id).await?;
+    if !is_repeat(request, &found, &inputs, caller) {
+        return Err(conflict(how));
+    }
+    Ok(Some(found))
+}
+
+fn is_repeat(request: &NewTask, found: &TaskRecord, inputs: &[(OrganizationId, String)], caller: &Caller) -> bool {
+    let asked = request.organizations.iter().map(|entry| (entry.id, entry.input.as_str()));
+    let databases = request.databases.iter().flatten().cloned().map(ledger::open::task_database);
+    let same_caller = match caller.actor.container() {
+        Some(container) => found.parent_id == Some(container.task),
+        None => found.parent_id.is_none() && found.init_user == caller.actor.user(),
+    };
+    same_caller
+        && found.name.as_deref().unwrap_or_default() == request.name.as_deref().unwrap_or_default()
+        && found.description == request.description
+        && found.image.ends_with(&request.image)
+        && request.collaboration_id.is_none_or(|id| id == found.collaboration_id)
+        && request.study_id == found.study_id
+        && request.manifest == found.manifest
+        && asked.eq(inputs.iter().map(|(id, input)| (*id, input.as_str())))
+        && databases.eq(found.databases.iter().cloned())
+}
+
+fn conflict(how: &str) -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        "repeated_with_other_content",
+        format!("Another task was made with this {how} before"),
+    )
+    .with_detail("Repeat a request as it was, or make a new one with a new key and a new manifest.")
+}
+
+/// Who asks, as the ledger needs to know; and the manifest of the task whose run asks.
+async fn asker(caller: &mut Caller, may_create: bool) -> Result<(Asker, Option<SignedManifest>), Problem> {
+    let Some(container) = caller.actor.container().cloned() else {
+        if caller.actor.user().is_none() {
+            return Err(Problem::permission());
+        }
+        let asker = Asker { organization: caller.actor.organization, user: caller.actor.user(), may_create, run: None };
+        return Ok((asker, None));
+    };
+    let parent = store::task::task_fetch(caller.tx.conn(), container.task).await?.ok_or_else(Problem::permission)?;
+    let run = AskingRun {
+        image: container.image,
+        collaboration_id: container.collaboration,
+        parent: ParentTask {
+            id: parent.id,
+            job_id: parent.job_id,
+            image: parent.image,
+            store_id: parent.store_id,
+            finished: parent.status.is_finished(),
+        },
+    };
+    let asker =
+        Asker { organization: caller.actor.organization, user: parent.init_user, may_create: false, run: Some(run) };
+    Ok((asker, parent.manifest))
+}
+
+async fn check_manifest(
+    caller: &mut Caller,
+    manifest: &SignedManifest,
+    task: &OpenedTask,
+    parent: Option<&SignedManifest>,
+) -> Result<(), Problem> {
+    let key = store::task::public_key_fetch(caller.tx.conn(), task.init_org).await?;
+    let context = ManifestContext { registered_key: key.as_deref().unwrap_or_default(), parent };
+    ledger::manifest::check(manifest, task, context, caller.now).map_err(|refusal| {
+        Problem::bad_request("manifest_refused", format!("The task's manifest is refused: {refusal}"))
+    })
+}
+
+fn refuse(refusal: OpenRefusal) -> Problem {
+    let text = refusal.to_string();
+    let bad_request = |code| Problem::bad_request(code, text.clone());
+    match refusal {
+        OpenRefusal::Body(errors) => Problem::fields(errors),
+        OpenRefusal::NoCollaboration(_) | OpenRefusal::NoStudy(_) => Problem::not_found(text),
+        OpenRefusal::StudyElsewhere { .. } => bad_request("study_elsewhere"),
+        OpenRefusal::OutsideCollaboration { .. } => bad_request("outside_collaboration"),
+        OpenRefusal::OutsideStudy { .. } => bad_request("outside_study"),
+        OpenRefusal::NoNode(_) => bad_request("no_node"),
+        OpenRefusal::NotAdmitted { .. } => bad_request("not_admitted"),
+        OpenRefusal::NotMember { .. } => Problem::unauthorized("not_member", text),
+        OpenRefusal::NotAllowed => Problem::permission(),
+        OpenRefusal::Token(why) => Problem::unauthorized("container_token", text).with_detail(why),
+        OpenRefusal::NoStore(_) => bad_request("no_store"),
+        OpenRefusal::StoreElsewhere { .. } => Problem::new(StatusCode::FORBIDDEN, "store_elsewhere", text),
+        OpenRefusal::NotEncrypted { .. } => bad_request("input_not_encrypted"),
+        OpenRefusal::Encrypted { .. } => bad_request("input_encrypted"),
+        OpenRefusal::Malformed { .. } => bad_request("input_malformed"),
+    }
 }

@@ -10,28 +10,28 @@ use super::run::{Fact, RunState};
 
 /// An unfinished run of the tree that is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Victim {
+pub(crate) struct Victim {
     /// Which.
-    pub id: RunId,
+    pub(crate) id: RunId,
     /// Where it stands.
-    pub state: RunState,
+    pub(crate) state: RunState,
     /// Whether its node is connected and can confirm.
-    pub node_online: bool,
+    pub(crate) node_online: bool,
 }
 
 /// What is to be recorded of a run that is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KillStep {
+pub(crate) struct KillStep {
     /// Which.
-    pub id: RunId,
+    pub(crate) id: RunId,
     /// Its state afterwards: finished, or waiting for its node to confirm.
-    pub state: RunState,
+    pub(crate) state: RunState,
 }
 
 /// What is to be recorded: runs that no node took up or whose node is away end at once, for the others the node is
 /// asked. Finished runs are left out; every other run appears, also when asked before, so that the node hears again.
 #[must_use]
-pub fn kill(victims: &[Victim], at: Time) -> Vec<KillStep> {
+pub(crate) fn kill(victims: &[Victim], at: Time) -> Vec<KillStep> {
     victims
         .iter()
         .filter_map(|victim| {

@@ -15,7 +15,7 @@ use super::open::OpenedTask;
 
 /// Why a manifest does not go with its task.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ManifestRefusal {
+pub(crate) enum ManifestRefusal {
     /// The initiator has not registered a key to verify it with.
     #[error("organization {0} has no registered public key to verify the manifest with: upload it first")]
     NoKey(OrganizationId),
@@ -67,18 +67,18 @@ pub enum ManifestRefusal {
 
 /// What a manifest is checked against besides the task itself.
 #[derive(Debug, Clone, Copy)]
-pub struct ManifestContext<'a> {
+pub(crate) struct ManifestContext<'a> {
     /// The registered public key of the initiating organization, as the interface has it; empty for none.
-    pub registered_key: &'a str,
+    pub(crate) registered_key: &'a str,
     /// The parent task's manifest, if there is a parent that has one.
-    pub parent: Option<&'a SignedManifest>,
+    pub(crate) parent: Option<&'a SignedManifest>,
 }
 
 /// Checks that the manifest is signed by the task's initiating organization and says what the task says.
 ///
 /// # Errors
 /// The first difference found.
-pub fn check(
+pub(crate) fn check(
     signed: &SignedManifest,
     task: &OpenedTask,
     context: ManifestContext<'_>,
@@ -106,7 +106,10 @@ pub fn check(
     }
     let labels: Vec<_> = task.databases.iter().map(|database| database.label.clone()).collect();
     if labels != manifest.databases {
-        return Err(ManifestRefusal::OtherDatabases { asked: labels.join(", "), signed: manifest.databases.join(", ") });
+        return Err(ManifestRefusal::OtherDatabases {
+            asked: labels.join(", "),
+            signed: manifest.databases.join(", "),
+        });
     }
     let parent = context.parent.map(SignedManifest::digest);
     if manifest.parent != parent {

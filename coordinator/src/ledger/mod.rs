@@ -9,8 +9,8 @@
 //! The ledger moves a run because its node reported something, never because it hopes. What the coordinator itself
 //! may conclude is little: a run that no node took up can be ended without asking one.
 
-pub mod kill;
-pub mod manifest;
-pub mod open;
-pub mod run;
-pub mod siblings;
+pub(crate) mod kill;
+pub(crate) mod manifest;
+pub(crate) mod open;
+pub(crate) mod run;
+pub(crate) mod siblings;

@@ -2,10 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use twinmesh_protocol::digest::Digest;
-use twinmesh_protocol::id::{
-    AlgorithmStoreId, CollaborationId, JobId, NodeId, OrganizationId, StudyId, TaskId, UserId,
-};
+use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId, JobId, OrganizationId, StudyId, TaskId, UserId};
 use twinmesh_protocol::manifest::SignedManifest;
 use twinmesh_protocol::payload::{PayloadForm, classify};
 use twinmesh_protocol::wire::{FieldErrors, NewTask, NewTaskDatabase, TaskDatabase};
@@ -19,130 +16,126 @@ const MAX_IMAGE_CHARS: usize = 1024;
 
 /// Who asks.
 #[derive(Debug, Clone)]
-pub struct Asker {
+pub(crate) struct Asker {
     /// The organization in whose name.
-    pub organization: OrganizationId,
+    pub(crate) organization: OrganizationId,
     /// The user, or for a run the user whose task it is part of.
-    pub user: Option<UserId>,
+    pub(crate) user: Option<UserId>,
     /// Whether the rules let this user create tasks in the collaboration asked for. Of no meaning for a run.
-    pub may_create: bool,
+    pub(crate) may_create: bool,
     /// The run that asks, if it is one.
-    pub run: Option<AskingRun>,
+    pub(crate) run: Option<AskingRun>,
 }
 
 /// A run whose algorithm asks for a subtask.
 #[derive(Debug, Clone)]
-pub struct AskingRun {
+pub(crate) struct AskingRun {
     /// The image in its token.
-    pub image: String,
+    pub(crate) image: String,
     /// The collaboration in its token.
-    pub collaboration_id: CollaborationId,
+    pub(crate) collaboration_id: CollaborationId,
     /// Its task.
-    pub parent: ParentTask,
+    pub(crate) parent: ParentTask,
 }
 
 /// The task whose run asks for a subtask.
 #[derive(Debug, Clone)]
-pub struct ParentTask {
+pub(crate) struct ParentTask {
     /// Which.
-    pub id: TaskId,
+    pub(crate) id: TaskId,
     /// Its job.
-    pub job_id: JobId,
+    pub(crate) job_id: JobId,
     /// Its image, with a digest where a store gave one.
-    pub image: String,
+    pub(crate) image: String,
     /// The store that vouched for it.
-    pub store_id: Option<AlgorithmStoreId>,
+    pub(crate) store_id: Option<AlgorithmStoreId>,
     /// Whether it has ended.
-    pub finished: bool,
+    pub(crate) finished: bool,
 }
 
 /// What is known of the place where the task is to be carried out.
 #[derive(Debug, Clone, Default)]
-pub struct Place {
+pub(crate) struct Place {
     /// The collaboration asked for, or that of the study; `None` when there is none such.
-    pub collaboration: Option<KnownCollaboration>,
+    pub(crate) collaboration: Option<KnownCollaboration>,
     /// The study asked for; `None` when there is none such, or none was asked for.
-    pub study: Option<KnownStudy>,
+    pub(crate) study: Option<KnownStudy>,
     /// The nodes of the collaboration by organization.
-    pub nodes: BTreeMap<OrganizationId, KnownNode>,
+    pub(crate) nodes: BTreeMap<OrganizationId, KnownNode>,
     /// The store asked for; `None` when there is none such, or none was asked for.
-    pub store: Option<KnownStore>,
+    pub(crate) store: Option<KnownStore>,
 }
 
 /// A collaboration.
 #[derive(Debug, Clone)]
-pub struct KnownCollaboration {
+pub(crate) struct KnownCollaboration {
     /// Which.
-    pub id: CollaborationId,
+    pub(crate) id: CollaborationId,
     /// Whether payloads are encrypted end to end.
-    pub encrypted: bool,
+    pub(crate) encrypted: bool,
     /// Who takes part.
-    pub members: BTreeSet<OrganizationId>,
+    pub(crate) members: BTreeSet<OrganizationId>,
 }
 
 /// A study.
 #[derive(Debug, Clone)]
-pub struct KnownStudy {
+pub(crate) struct KnownStudy {
     /// Which.
-    pub id: StudyId,
+    pub(crate) id: StudyId,
     /// Where it belongs.
-    pub collaboration_id: CollaborationId,
+    pub(crate) collaboration_id: CollaborationId,
     /// Who takes part.
-    pub members: BTreeSet<OrganizationId>,
+    pub(crate) members: BTreeSet<OrganizationId>,
 }
 
 /// A node, with whom it published to admit: user ids and organization ids or names, as text (contract E.3).
-#[derive(Debug, Clone)]
-pub struct KnownNode {
-    /// Which.
-    pub id: NodeId,
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KnownNode {
     /// The users it admits, if it limits them.
-    pub allowed_users: Vec<String>,
+    pub(crate) allowed_users: Vec<String>,
     /// The organizations it admits, if it limits them.
-    pub allowed_organizations: Vec<String>,
+    pub(crate) allowed_organizations: Vec<String>,
 }
 
 /// A link to an algorithm store.
 #[derive(Debug, Clone, Copy)]
-pub struct KnownStore {
-    /// Which.
-    pub id: AlgorithmStoreId,
+pub(crate) struct KnownStore {
     /// The collaboration it is linked to; all when `None`.
-    pub collaboration_id: Option<CollaborationId>,
+    pub(crate) collaboration_id: Option<CollaborationId>,
 }
 
 /// A task as it is to be recorded.
 #[derive(Debug, Clone, PartialEq)]
-pub struct OpenedTask {
+pub(crate) struct OpenedTask {
     /// Its name; empty when none was given.
-    pub name: String,
+    pub(crate) name: String,
     /// What it is for.
-    pub description: Option<String>,
+    pub(crate) description: Option<String>,
     /// Its image.
-    pub image: String,
+    pub(crate) image: String,
     /// Where it belongs.
-    pub collaboration_id: CollaborationId,
+    pub(crate) collaboration_id: CollaborationId,
     /// Its study.
-    pub study_id: Option<StudyId>,
+    pub(crate) study_id: Option<StudyId>,
     /// The task whose run made it, with that task's job; it begins a job of its own when `None`.
-    pub parent: Option<(TaskId, JobId)>,
+    pub(crate) parent: Option<(TaskId, JobId)>,
     /// Who asks.
-    pub init_org: OrganizationId,
+    pub(crate) init_org: OrganizationId,
     /// The user who asks, or asked for the job.
-    pub init_user: Option<UserId>,
+    pub(crate) init_user: Option<UserId>,
     /// The store that vouches for the image.
-    pub store_id: Option<AlgorithmStoreId>,
+    pub(crate) store_id: Option<AlgorithmStoreId>,
     /// What it may read.
-    pub databases: Vec<TaskDatabase>,
+    pub(crate) databases: Vec<TaskDatabase>,
     /// Who is to run it with which input, in the order asked for.
-    pub inputs: Vec<(OrganizationId, String)>,
+    pub(crate) inputs: Vec<(OrganizationId, String)>,
     /// What was signed.
-    pub manifest: Option<SignedManifest>,
+    pub(crate) manifest: Option<SignedManifest>,
 }
 
 /// Why a task is not opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenRefusal {
+pub(crate) enum OpenRefusal {
     /// The body's fields.
     #[error("Request body is incorrect")]
     Body(FieldErrors),
@@ -248,7 +241,7 @@ fn list(organizations: &[OrganizationId]) -> String {
 
 /// What is wrong with a body, field by field; empty when nothing is.
 #[must_use]
-pub fn validate(request: &NewTask) -> FieldErrors {
+pub(crate) fn validate(request: &NewTask) -> FieldErrors {
     let mut errors = FieldErrors::new();
     let mut refuse = |field: &str, text: String| errors.entry(field.to_owned()).or_default().push(text);
     if let Some(name) = &request.name {
@@ -300,12 +293,24 @@ pub fn validate(request: &NewTask) -> FieldErrors {
     errors
 }
 
-/// Decides whether the task is opened, and what is recorded. Checks come in the contract's order; the manifest, which
+/// The form of each input, in the order of the request's organizations. Long inputs take a while to look at, so it is
+/// done before anything is locked.
+#[must_use]
+pub(crate) fn input_forms(request: &NewTask) -> Vec<PayloadForm> {
+    request.organizations.iter().map(|entry| classify(&entry.input)).collect()
+}
+
+/// Decides whether the task is opened, and what is recorded. `forms` are its [`input_forms`]. Checks come in the contract's order; the manifest, which
 /// the contract does not know, is checked afterwards by [`super::manifest::check`].
 ///
 /// # Errors
 /// The first thing that stands against it.
-pub fn open_task(request: NewTask, asker: &Asker, place: &Place) -> Result<OpenedTask, OpenRefusal> {
+pub(crate) fn open_task(
+    request: NewTask,
+    forms: &[PayloadForm],
+    asker: &Asker,
+    place: &Place,
+) -> Result<OpenedTask, OpenRefusal> {
     let errors = validate(&request);
     if !errors.is_empty() {
         return Err(OpenRefusal::Body(errors));
@@ -318,7 +323,7 @@ pub fn open_task(request: NewTask, asker: &Asker, place: &Place) -> Result<Opene
         None => (request.image, check_store(request.store_id, collaboration.id, place)?, None),
     };
     let inputs: Vec<_> = request.organizations.into_iter().map(|entry| (entry.id, entry.input)).collect();
-    check_inputs(&inputs, collaboration)?;
+    check_inputs(&inputs, forms, collaboration)?;
     Ok(OpenedTask {
         name: request.name.unwrap_or_default(),
         description: request.description,
@@ -329,20 +334,10 @@ pub fn open_task(request: NewTask, asker: &Asker, place: &Place) -> Result<Opene
         init_org: asker.organization,
         init_user: asker.user,
         store_id,
-        databases: request.databases.unwrap_or_default().into_iter().map(database).collect(),
+        databases: request.databases.unwrap_or_default().into_iter().map(task_database).collect(),
         inputs,
         manifest: request.manifest,
     })
-}
-
-/// What distinguishes one request from another, to tell a repeat from a different task under the same key.
-///
-/// A request is written back as JSON in the order of its fields, so the digest does not depend on how it was spaced or
-/// ordered when it came.
-#[must_use]
-pub fn content_digest(request: &NewTask) -> Digest {
-    let json = serde_json::to_vec(request).expect("a task that came as JSON can be written as JSON");
-    Digest::of(&json)
 }
 
 fn find_collaboration<'a>(request: &NewTask, place: &'a Place) -> Result<&'a KnownCollaboration, OpenRefusal> {
@@ -388,9 +383,10 @@ fn check_asker(
     place: &Place,
 ) -> Result<(), OpenRefusal> {
     if let (None, Some(user)) = (&asker.run, asker.user) {
-        let refusing = request.organizations.iter().find(|entry| {
-            place.nodes.get(&entry.id).is_some_and(|node| !admits(node, user, asker.organization))
-        });
+        let refusing = request
+            .organizations
+            .iter()
+            .find(|entry| place.nodes.get(&entry.id).is_some_and(|node| !admits(node, user, asker.organization)));
         if let Some(entry) = refusing {
             return Err(OpenRefusal::NotAdmitted { organization: entry.id });
         }
@@ -433,11 +429,12 @@ fn check_store(
 
 fn check_inputs(
     inputs: &[(OrganizationId, String)],
+    forms: &[PayloadForm],
     collaboration: &KnownCollaboration,
 ) -> Result<(), OpenRefusal> {
-    for (organization, input) in inputs {
+    for ((organization, _), form) in inputs.iter().zip(forms) {
         let (organization, collaboration_id) = (*organization, collaboration.id);
-        match (classify(input), collaboration.encrypted) {
+        match (*form, collaboration.encrypted) {
             (PayloadForm::Plain, false) | (PayloadForm::Sealed | PayloadForm::Vantage6Envelope, true) => {}
             (PayloadForm::Plain, true) => {
                 return Err(OpenRefusal::NotEncrypted { organization, collaboration: collaboration_id });
@@ -452,7 +449,8 @@ fn check_inputs(
 }
 
 /// Everything but the label becomes compact JSON text (contract A.5).
-fn database(asked: NewTaskDatabase) -> TaskDatabase {
+#[must_use]
+pub(crate) fn task_database(asked: NewTaskDatabase) -> TaskDatabase {
     let label = asked.label.clone();
     let mut parameters = match serde_json::to_value(asked) {
         Ok(serde_json::Value::Object(parameters)) => parameters,

@@ -5,7 +5,7 @@ use twinmesh_protocol::time::Time;
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunState {
+pub(crate) enum RunState {
     /// Recorded; its node has not said that it took it up.
     Waiting {
         /// Somebody wants it ended.
@@ -33,7 +33,7 @@ pub enum RunState {
 
 /// How far a run is that its node has taken up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Taken up, still `pending` in the contract's words.
     Accepted,
     /// Image and data are being prepared.
@@ -44,7 +44,7 @@ pub enum Stage {
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Well.
     Completed,
     /// Somebody ended it.
@@ -55,7 +55,7 @@ pub enum Outcome {
 
 /// Why a run ended without a result, by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// It could not be carried out, or a sibling failed first.
     Failed,
     /// The runtime could not start it.
@@ -72,7 +72,7 @@ pub enum Failure {
 
 /// Something that is so, and may change a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fact {
+pub(crate) enum Fact {
     /// Its node has it.
     Taken,
     /// Its node prepares it.
@@ -91,7 +91,7 @@ pub enum Fact {
 
 /// A fact that cannot be, given what is known of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum IllegalTransition {
+pub(crate) enum IllegalTransition {
     /// Nothing changes after the end.
     #[error("the run is already finished as `{status}`")]
     Finished {
@@ -110,24 +110,21 @@ pub enum IllegalTransition {
 
 impl RunState {
     /// A run that was just recorded.
-    pub const NEW: Self = Self::Waiting { kill_requested: false };
+    pub(crate) const NEW: Self = Self::Waiting { kill_requested: false };
 
     /// Reads a state as it is kept: the contract's word and three columns beside it.
     ///
     /// A finished run without an end is taken to have ended when it started, or at the beginning of time: such rows are
     /// not written here, but an import may bring them.
     #[must_use]
-    pub fn restore(
+    pub(crate) fn restore(
         status: RunStatus,
         started_at: Option<Time>,
         finished_at: Option<Time>,
         kill_requested: bool,
     ) -> Self {
-        let taken = |stage| Self::Taken {
-            stage,
-            started_at: started_at.unwrap_or(Time::from_micros(0)),
-            kill_requested,
-        };
+        let taken =
+            |stage| Self::Taken { stage, started_at: started_at.unwrap_or(Time::from_micros(0)), kill_requested };
         let finished = |outcome| Self::Finished {
             outcome,
             started_at,
@@ -151,7 +148,7 @@ impl RunState {
 
     /// The contract's word.
     #[must_use]
-    pub const fn status(&self) -> RunStatus {
+    pub(crate) const fn status(&self) -> RunStatus {
         match self {
             Self::Waiting { .. } => RunStatus::Pending,
             Self::Taken { stage, .. } => stage.status(),
@@ -161,7 +158,7 @@ impl RunState {
 
     /// When its node took it up.
     #[must_use]
-    pub const fn started_at(&self) -> Option<Time> {
+    pub(crate) const fn started_at(&self) -> Option<Time> {
         match self {
             Self::Waiting { .. } => None,
             Self::Taken { started_at, .. } => Some(*started_at),
@@ -171,7 +168,7 @@ impl RunState {
 
     /// When it ended.
     #[must_use]
-    pub const fn finished_at(&self) -> Option<Time> {
+    pub(crate) const fn finished_at(&self) -> Option<Time> {
         match self {
             Self::Waiting { .. } | Self::Taken { .. } => None,
             Self::Finished { finished_at, .. } => Some(*finished_at),
@@ -180,7 +177,7 @@ impl RunState {
 
     /// Whether somebody wants it ended and it has not ended.
     #[must_use]
-    pub const fn kill_requested(&self) -> bool {
+    pub(crate) const fn kill_requested(&self) -> bool {
         match self {
             Self::Waiting { kill_requested } | Self::Taken { kill_requested, .. } => *kill_requested,
             Self::Finished { .. } => false,
@@ -189,7 +186,7 @@ impl RunState {
 
     /// Whether it has ended.
     #[must_use]
-    pub const fn is_finished(&self) -> bool {
+    pub(crate) const fn is_finished(&self) -> bool {
         matches!(self, Self::Finished { .. })
     }
 
@@ -200,7 +197,7 @@ impl RunState {
     ///
     /// # Errors
     /// When its node reports what cannot be: anything about a finished run, or a stage before the one it is in.
-    pub fn apply(self, fact: Fact, at: Time) -> Result<Self, IllegalTransition> {
+    pub(crate) fn apply(self, fact: Fact, at: Time) -> Result<Self, IllegalTransition> {
         match fact {
             Fact::Taken => self.advance(Stage::Accepted, at),
             Fact::Preparing => self.advance(Stage::Preparing, at),
@@ -233,9 +230,7 @@ impl RunState {
             Self::Taken { stage, .. } if stage > to => {
                 Err(IllegalTransition::Backwards { from: stage.status(), to: to.status() })
             }
-            Self::Taken { started_at, kill_requested, .. } => {
-                Ok(Self::Taken { stage: to, started_at, kill_requested })
-            }
+            Self::Taken { started_at, kill_requested, .. } => Ok(Self::Taken { stage: to, started_at, kill_requested }),
             Self::Finished { .. } => Err(IllegalTransition::Finished { status: self.status() }),
         }
     }
@@ -260,7 +255,7 @@ impl Stage {
 impl Outcome {
     /// The contract's word.
     #[must_use]
-    pub const fn status(self) -> RunStatus {
+    pub(crate) const fn status(self) -> RunStatus {
         match self {
             Self::Completed => RunStatus::Completed,
             Self::Killed => RunStatus::Killed,
@@ -278,13 +273,13 @@ impl Outcome {
 
 /// What a node reports of its run (contract A.8.3), as far as the run's life goes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Report {
+pub(crate) struct Report {
     /// The new status.
-    pub status: Option<RunStatus>,
+    pub(crate) status: Option<RunStatus>,
     /// When it took the run up.
-    pub started_at: Option<Time>,
+    pub(crate) started_at: Option<Time>,
     /// When the run ended.
-    pub finished_at: Option<Time>,
+    pub(crate) finished_at: Option<Time>,
 }
 
 impl Report {
@@ -293,7 +288,7 @@ impl Report {
     /// A report of `pending` says nothing new: that a node has a run it says by `started_at`. An end without a status
     /// says nothing either; stock nodes send both together.
     #[must_use]
-    pub fn facts(&self, now: Time) -> Vec<(Fact, Time)> {
+    pub(crate) fn facts(&self, now: Time) -> Vec<(Fact, Time)> {
         let mut facts = Vec::new();
         if let Some(started_at) = self.started_at {
             facts.push((Fact::Taken, started_at));
@@ -321,7 +316,7 @@ impl Report {
     ///
     /// # Errors
     /// As [`RunState::apply`]; a report about a finished run is refused even if it says nothing.
-    pub fn apply(&self, state: RunState, now: Time) -> Result<RunState, IllegalTransition> {
+    pub(crate) fn apply(&self, state: RunState, now: Time) -> Result<RunState, IllegalTransition> {
         if state.is_finished() {
             return Err(IllegalTransition::Finished { status: state.status() });
         }

@@ -8,29 +8,29 @@ use super::run::{Fact, RunState};
 
 /// Another run of the same task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sibling {
+pub(crate) struct Sibling {
     /// Which.
-    pub id: RunId,
+    pub(crate) id: RunId,
     /// Where it stands.
-    pub state: RunState,
+    pub(crate) state: RunState,
 }
 
 /// A run that ends because another failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SiblingEnd {
+pub(crate) struct SiblingEnd {
     /// Which.
-    pub id: RunId,
+    pub(crate) id: RunId,
     /// Its last state.
-    pub state: RunState,
+    pub(crate) state: RunState,
     /// What to tell who reads its log.
-    pub log: String,
+    pub(crate) log: String,
 }
 
 /// The runs that end because `failed`, at `organization`, ended as `status`: those that no node took up.
 ///
 /// None when `status` is no failure.
 #[must_use]
-pub fn fail_fast(
+pub(crate) fn fail_fast(
     failed: RunId,
     organization: OrganizationId,
     status: RunStatus,

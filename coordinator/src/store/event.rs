@@ -98,10 +98,8 @@ pub(crate) async fn job_parties(conn: &mut AnyConnection, job: JobId) -> Result<
     for row in runs {
         parties.running.insert(OrganizationId::new(row.try_get(0)?));
     }
-    let tasks = sqlx::query("SELECT DISTINCT init_org_id FROM task WHERE job_id = $1")
-        .bind(job.get())
-        .fetch_all(conn)
-        .await?;
+    let tasks =
+        sqlx::query("SELECT DISTINCT init_org_id FROM task WHERE job_id = $1").bind(job.get()).fetch_all(conn).await?;
     for row in tasks {
         parties.asking.insert(OrganizationId::new(row.try_get(0)?));
     }

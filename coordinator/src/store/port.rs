@@ -3,11 +3,15 @@
 use sqlx::{AnyConnection, Row as _};
 use twinmesh_protocol::address::overlay_address;
 use twinmesh_protocol::id::{OrganizationId, PortId, RunId, TaskId};
-use twinmesh_protocol::wire::{AlgorithmAddress, NewPort, Port};
+use twinmesh_protocol::time::Time;
+use twinmesh_protocol::wire::{AlgorithmAddress, EventKind, NewPort, Port};
 
+use super::event::event_insert;
 use super::filter::{self, Filter};
-use super::run::IS_OPEN;
+use super::run::{IS_OPEN, RunPlace};
 use super::{Result, StoreError, Tx};
+use crate::authz::Permit;
+use crate::authz::action::OpenPort;
 
 /// Which runs' addresses are asked for (contract D.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +27,14 @@ pub(crate) enum Twins {
 }
 
 /// Registers a port of a run. The same port twice is one.
-pub(crate) async fn port_insert(tx: &mut Tx, new: &NewPort) -> Result<Port> {
+pub(crate) async fn port_insert(
+    tx: &mut Tx,
+    permit: Permit<OpenPort>,
+    place: &RunPlace,
+    new: &NewPort,
+    now: Time,
+) -> Result<Port> {
+    debug_assert_eq!(permit.subject(), new.run_id, "the permit is for this run");
     let known = sqlx::query("SELECT id FROM algorithm_port WHERE run_id = $1 AND port = $2")
         .bind(new.run_id.get())
         .bind(i64::from(new.port))
@@ -47,6 +58,7 @@ pub(crate) async fn port_insert(tx: &mut Tx, new: &NewPort) -> Result<Port> {
             .await?
             .try_get(0)?,
     };
+    event_insert(tx, place.event(EventKind::PortRegistered, now)).await?;
     Ok(Port { id: PortId::new(id), port: new.port, label: new.label.clone() })
 }
 

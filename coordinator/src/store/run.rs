@@ -9,13 +9,16 @@ use twinmesh_protocol::status::RunStatus;
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::{EventKind, NodeSummary, Port};
 
-use super::event::{NewEvent, event_insert};
+use super::event::{NewEvent, NodePlace, event_insert};
 use super::filter::{self, Filter};
 use super::{Result, StoreError, Tx, expect_one};
+use crate::authz::Permit;
+use crate::authz::action::{KillNodeTasks, KillTask, ReportRun};
 use crate::http::page::PageRequest;
+use crate::ledger;
 use crate::ledger::kill::Victim;
 use crate::ledger::run::RunState;
-use crate::ledger::siblings::Sibling;
+use crate::ledger::siblings::{Sibling, fail_fast};
 
 /// A run with its task and the node that works on it.
 const FROM: &str = "run JOIN task ON task.id = run.task_id \
@@ -81,7 +84,6 @@ pub(crate) struct RunPlace {
     pub(crate) encrypted: bool,
     pub(crate) parent_id: Option<TaskId>,
     pub(crate) job_id: JobId,
-    pub(crate) image: String,
     pub(crate) init_org: OrganizationId,
     pub(crate) init_user: Option<UserId>,
 }
@@ -126,7 +128,10 @@ pub(crate) async fn run_page(
 }
 
 /// The runs of these tasks, newest first.
-pub(crate) async fn run_list(conn: &mut AnyConnection, tasks: impl IntoIterator<Item = TaskId>) -> Result<Vec<RunRecord>> {
+pub(crate) async fn run_list(
+    conn: &mut AnyConnection,
+    tasks: impl IntoIterator<Item = TaskId>,
+) -> Result<Vec<RunRecord>> {
     let mut filter = Filter::default();
     filter.and_in("run.task_id", tasks.into_iter().map(TaskId::get));
     let rows = filter::all(conn, COLUMNS, FROM, &filter, "run.id DESC").await?;
@@ -166,7 +171,7 @@ pub(crate) async fn result_list(
 pub(crate) async fn run_place(conn: &mut AnyConnection, id: RunId) -> Result<Option<RunPlace>> {
     let row = sqlx::query(
         "SELECT run.id, run.status, run.started_at, run.finished_at, run.kill_requested_at, run.organization_id, \
-         node.id, task.id, task.collaboration_id, collaboration.encrypted, task.parent_id, task.job_id, task.image, \
+         node.id, task.id, task.collaboration_id, collaboration.encrypted, task.parent_id, task.job_id, \
          task.init_org_id, task.init_user_id \
          FROM run JOIN task ON task.id = run.task_id JOIN collaboration ON collaboration.id = task.collaboration_id \
          LEFT JOIN node ON node.organization_id = run.organization_id \
@@ -193,7 +198,7 @@ pub(crate) async fn run_of(
 }
 
 /// The runs of a task.
-pub(crate) async fn siblings(conn: &mut AnyConnection, task: TaskId) -> Result<Vec<Sibling>> {
+async fn siblings(conn: &mut AnyConnection, task: TaskId) -> Result<Vec<Sibling>> {
     let rows = sqlx::query(
         "SELECT id, status, started_at, finished_at, kill_requested_at FROM run WHERE task_id = $1 ORDER BY id",
     )
@@ -204,10 +209,7 @@ pub(crate) async fn siblings(conn: &mut AnyConnection, task: TaskId) -> Result<V
 }
 
 /// The open runs of these tasks, and whether their nodes are there to be asked.
-pub(crate) async fn victims(
-    conn: &mut AnyConnection,
-    tasks: impl IntoIterator<Item = TaskId>,
-) -> Result<Vec<Victim>> {
+async fn victims(conn: &mut AnyConnection, tasks: impl IntoIterator<Item = TaskId>) -> Result<Vec<Victim>> {
     let mut filter = Filter::default();
     filter.and_in("run.task_id", tasks.into_iter().map(TaskId::get));
     filter.and(IS_OPEN, []);
@@ -215,7 +217,7 @@ pub(crate) async fn victims(
 }
 
 /// The open runs at a node.
-pub(crate) async fn victims_at(conn: &mut AnyConnection, node: NodeId) -> Result<Vec<Victim>> {
+async fn victims_at(conn: &mut AnyConnection, node: NodeId) -> Result<Vec<Victim>> {
     let mut filter = Filter::default();
     filter.and_equal("node.id", Some(node.get()));
     filter.and(IS_OPEN, []);
@@ -245,8 +247,77 @@ pub(crate) struct RunChange<'a> {
     pub(crate) log: Option<&'a str>,
 }
 
+/// Writes what a node reported of its run, and what follows for the task's other runs.
+pub(crate) async fn run_report(
+    tx: &mut Tx,
+    permit: Permit<ReportRun>,
+    place: &RunPlace,
+    change: RunChange<'_>,
+    now: Time,
+) -> Result<()> {
+    debug_assert_eq!(permit.subject(), place.id, "the permit is for this run");
+    let status = change.state.status();
+    run_update(tx, place, change, now).await?;
+    if !status.is_failed() {
+        return Ok(());
+    }
+    let siblings = siblings(tx.conn(), place.task_id).await?;
+    for end in fail_fast(place.id, place.organization_id, status, &siblings, now) {
+        if let Some(place) = run_place(tx.conn(), end.id).await? {
+            let change = RunChange { state: end.state, result: None, log: Some(&end.log) };
+            run_update(tx, &place, change, now).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends the open runs of a task and of everything below it; how many there were.
+pub(crate) async fn kill_task(tx: &mut Tx, permit: Permit<KillTask>, now: Time) -> Result<usize> {
+    let tree = super::task::task_tree(tx.conn(), permit.subject()).await?;
+    kill_tasks(tx, &tree, now).await
+}
+
+/// Ends the open runs at a node; how many there were.
+pub(crate) async fn kill_node_tasks(tx: &mut Tx, permit: Permit<KillNodeTasks>, now: Time) -> Result<usize> {
+    let victims = victims_at(tx.conn(), permit.subject()).await?;
+    kill(tx, &victims, now).await
+}
+
+/// Ends the open runs of these tasks; how many there were.
+pub(super) async fn kill_tasks(tx: &mut Tx, tasks: &[TaskId], now: Time) -> Result<usize> {
+    let victims = victims(tx.conn(), tasks.iter().copied()).await?;
+    kill(tx, &victims, now).await
+}
+
+async fn kill(tx: &mut Tx, victims: &[Victim], now: Time) -> Result<usize> {
+    let steps = ledger::kill::kill(victims, now);
+    for step in &steps {
+        let Some(place) = run_place(tx.conn(), step.id).await? else { continue };
+        // The node hears of it in any case: it may have taken up what it has not reported yet.
+        event_insert(tx, place.event(EventKind::KillRequested, now)).await?;
+        run_update(tx, &place, RunChange { state: step.state, result: None, log: None }, now).await?;
+    }
+    Ok(steps.len())
+}
+
+/// Where a node belongs.
+pub(crate) async fn node_place(conn: &mut AnyConnection, id: NodeId) -> Result<Option<NodePlace>> {
+    let row = sqlx::query("SELECT organization_id, collaboration_id FROM node WHERE id = $1")
+        .bind(id.get())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|row| {
+        Ok(NodePlace {
+            id,
+            organization_id: OrganizationId::new(row.try_get(0)?),
+            collaboration_id: CollaborationId::new(row.try_get(1)?),
+        })
+    })
+    .transpose()
+}
+
 /// Writes a run's state, with the event of it if the status changed. A run that ended has no ports any more.
-pub(crate) async fn run_update(tx: &mut Tx, place: &RunPlace, change: RunChange<'_>, now: Time) -> Result<()> {
+async fn run_update(tx: &mut Tx, place: &RunPlace, change: RunChange<'_>, now: Time) -> Result<()> {
     let RunChange { state, result, log } = change;
     let done = sqlx::query(
         "UPDATE run SET status = $1, started_at = $2, finished_at = $3, result = COALESCE($4, result), \
@@ -298,9 +369,8 @@ fn read_place(row: &AnyRow) -> Result<RunPlace> {
         encrypted: row.try_get::<i64, _>(9)? != 0,
         parent_id: row.try_get::<Option<i64>, _>(10)?.map(TaskId::new),
         job_id: JobId::new(row.try_get(11)?),
-        image: row.try_get(12)?,
-        init_org: OrganizationId::new(row.try_get(13)?),
-        init_user: row.try_get::<Option<i64>, _>(14)?.map(UserId::new),
+        init_org: OrganizationId::new(row.try_get(12)?),
+        init_user: row.try_get::<Option<i64>, _>(13)?.map(UserId::new),
     })
 }
 
@@ -326,11 +396,7 @@ async fn complete(conn: &mut AnyConnection, rows: Vec<AnyRow>) -> Result<Vec<Run
 
 fn read_port(row: &AnyRow) -> Result<Port> {
     let port: i64 = row.try_get(2)?;
-    Ok(Port {
-        id: PortId::new(row.try_get(1)?),
-        port: super::port::read_number(port)?,
-        label: row.try_get(3)?,
-    })
+    Ok(Port { id: PortId::new(row.try_get(1)?), port: super::port::read_number(port)?, label: row.try_get(3)? })
 }
 
 fn read(row: &AnyRow) -> Result<RunRecord> {

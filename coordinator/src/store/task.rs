@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
-use twinmesh_protocol::id::{
-    AlgorithmStoreId, CollaborationId, JobId, OrganizationId, RunId, StudyId, TaskId, UserId,
-};
+use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId, JobId, OrganizationId, RunId, StudyId, TaskId, UserId};
 use twinmesh_protocol::manifest::SignedManifest;
 use twinmesh_protocol::status::{RunStatus, task_status};
 use twinmesh_protocol::time::Time;
@@ -16,8 +14,11 @@ use super::event::{NewEvent, event_insert};
 use super::filter::{self, Filter};
 use super::run::read_status;
 use super::{Result, StoreError, Tx, expect_one};
+use crate::authz::Permit;
+use crate::authz::action::{CreateSubtask, CreateTask, DeleteTask};
 use crate::http::page::PageRequest;
 use crate::ledger::open::{KnownCollaboration, KnownNode, KnownStore, KnownStudy, OpenedTask, Place};
+use crate::ledger::run::RunState;
 
 const COLUMNS: &str = "task.id, task.name, task.description, task.image, task.collaboration_id, task.study_id, \
                        task.job_id, task.parent_id, task.init_org_id, task.init_user_id, task.algorithm_store_id, \
@@ -71,8 +72,27 @@ pub(crate) struct TaskRecord {
     pub(crate) finished_at: Option<Time>,
 }
 
+/// By what right a task is opened.
+#[derive(Debug)]
+pub(crate) enum Opener {
+    /// A user's.
+    User(Permit<CreateTask>),
+    /// A run's, for a subtask.
+    Run(Permit<CreateSubtask>),
+}
+
+impl Opener {
+    fn collaboration(&self) -> CollaborationId {
+        match self {
+            Self::User(permit) => permit.subject(),
+            Self::Run(permit) => permit.subject(),
+        }
+    }
+}
+
 /// Records a task with its runs, databases and events.
-pub(crate) async fn task_insert(tx: &mut Tx, task: &OpenedTask, now: Time) -> Result<TaskId> {
+pub(crate) async fn task_insert(tx: &mut Tx, opener: Opener, task: &OpenedTask, now: Time) -> Result<TaskId> {
+    debug_assert_eq!(opener.collaboration(), task.collaboration_id, "the permit is for this collaboration");
     let (parent_id, job_id) = match task.parent {
         Some((parent, job)) => (Some(parent), job),
         None => (None, job_insert(tx, now).await?),
@@ -130,7 +150,7 @@ pub(crate) async fn task_insert(tx: &mut Tx, task: &OpenedTask, now: Time) -> Re
         )
         .bind(id.get())
         .bind(organization.get())
-        .bind(RunStatus::Pending.as_str())
+        .bind(RunState::NEW.status().as_str())
         .bind(now.micros())
         .bind(input.as_str())
         .fetch_one(tx.conn())
@@ -139,7 +159,7 @@ pub(crate) async fn task_insert(tx: &mut Tx, task: &OpenedTask, now: Time) -> Re
             kind: EventKind::RunAssigned,
             organization_id: Some(*organization),
             run_id: Some(RunId::new(row.try_get(0)?)),
-            status: Some(RunStatus::Pending),
+            status: Some(RunState::NEW.status()),
             ..event
         };
         event_insert(tx, event).await?;
@@ -163,7 +183,10 @@ pub(crate) async fn task_fetch(conn: &mut AnyConnection, id: TaskId) -> Result<O
 }
 
 /// The task that was made by a manifest.
-pub(crate) async fn task_by_manifest(conn: &mut AnyConnection, manifest: &SignedManifest) -> Result<Option<TaskRecord>> {
+pub(crate) async fn task_by_manifest(
+    conn: &mut AnyConnection,
+    manifest: &SignedManifest,
+) -> Result<Option<TaskRecord>> {
     let mut filter = Filter::default();
     filter.and_equal("task.manifest_digest", Some(manifest.digest().to_string()));
     Ok(task_all(conn, &filter).await?.pop())
@@ -217,8 +240,7 @@ pub(crate) async fn task_status_fetch(conn: &mut AnyConnection, id: TaskId) -> R
         let known = sqlx::query("SELECT 1 FROM task WHERE id = $1").bind(id.get()).fetch_optional(conn).await?;
         return Ok(known.map(|_| RunStatus::Completed));
     }
-    let statuses: Vec<RunStatus> =
-        rows.iter().map(|row| read_status(row.try_get(0)?)).collect::<Result<_>>()?;
+    let statuses: Vec<RunStatus> = rows.iter().map(|row| read_status(row.try_get(0)?)).collect::<Result<_>>()?;
     Ok(Some(task_status(statuses)))
 }
 
@@ -234,10 +256,59 @@ pub(crate) async fn task_tree(conn: &mut AnyConnection, id: TaskId) -> Result<Ve
     rows.iter().map(|row| Ok(TaskId::new(row.try_get(0)?))).collect()
 }
 
-/// Removes a task with its runs; its subtasks must be gone.
-pub(crate) async fn task_delete(tx: &mut Tx, id: TaskId) -> Result<()> {
-    let done = sqlx::query("DELETE FROM task WHERE id = $1").bind(id.get()).execute(tx.conn()).await?;
-    expect_one(done.rows_affected())
+/// Removes a task and everything below it. What its nodes still run they are told to kill.
+pub(crate) async fn task_remove(tx: &mut Tx, permit: Permit<DeleteTask>, now: Time) -> Result<()> {
+    let tree = task_tree(tx.conn(), permit.subject()).await?;
+    super::run::kill_tasks(tx, &tree, now).await?;
+    // Children have larger ids than their parents.
+    for id in tree.into_iter().rev() {
+        let done = sqlx::query("DELETE FROM task WHERE id = $1").bind(id.get()).execute(tx.conn()).await?;
+        expect_one(done.rows_affected())?;
+    }
+    Ok(())
+}
+
+/// The inputs of a task, in the order in which they were asked for.
+pub(crate) async fn input_list(conn: &mut AnyConnection, task: TaskId) -> Result<Vec<(OrganizationId, String)>> {
+    let rows = sqlx::query("SELECT organization_id, COALESCE(input, '') FROM run WHERE task_id = $1 ORDER BY id")
+        .bind(task.get())
+        .fetch_all(conn)
+        .await?;
+    rows.iter().map(|row| Ok((OrganizationId::new(row.try_get(0)?), row.try_get(1)?))).collect()
+}
+
+/// An organization's registered public key, as the interface has it.
+pub(crate) async fn public_key_fetch(conn: &mut AnyConnection, id: OrganizationId) -> Result<Option<String>> {
+    let row =
+        sqlx::query("SELECT public_key FROM organization WHERE id = $1").bind(id.get()).fetch_optional(conn).await?;
+    Ok(match row {
+        Some(row) => row.try_get(0)?,
+        None => None,
+    })
+}
+
+/// Things a list of tasks can be narrowed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    User(UserId),
+    Study(StudyId),
+    Task(TaskId),
+    Job(JobId),
+    AlgorithmStore(AlgorithmStoreId),
+    Run(RunId),
+}
+
+/// Whether there is such a thing.
+pub(crate) async fn is_known(conn: &mut AnyConnection, thing: Known) -> Result<bool> {
+    let (sql, id) = match thing {
+        Known::User(id) => ("SELECT 1 FROM user_account WHERE id = $1", id.get()),
+        Known::Study(id) => ("SELECT 1 FROM study WHERE id = $1", id.get()),
+        Known::Task(id) => ("SELECT 1 FROM task WHERE id = $1", id.get()),
+        Known::Job(id) => ("SELECT 1 FROM job WHERE id = $1", id.get()),
+        Known::AlgorithmStore(id) => ("SELECT 1 FROM algorithm_store WHERE id = $1", id.get()),
+        Known::Run(id) => ("SELECT 1 FROM run WHERE id = $1", id.get()),
+    };
+    Ok(sqlx::query(sql).bind(id).fetch_optional(conn).await?.is_some())
 }
 
 /// What is known of the place where a task is to be carried out.
@@ -265,7 +336,7 @@ pub(crate) async fn place_fetch(
             .await?;
         if let Some(row) = row {
             let linked = row.try_get::<Option<i64>, _>(0)?.map(CollaborationId::new);
-            place.store = Some(KnownStore { id: store, collaboration_id: linked });
+            place.store = Some(KnownStore { collaboration_id: linked });
         }
     }
     Ok(place)
@@ -287,8 +358,10 @@ async fn collaboration_fetch(conn: &mut AnyConnection, id: CollaborationId) -> R
 }
 
 async fn study_fetch(conn: &mut AnyConnection, id: StudyId) -> Result<Option<KnownStudy>> {
-    let row =
-        sqlx::query("SELECT collaboration_id FROM study WHERE id = $1").bind(id.get()).fetch_optional(&mut *conn).await?;
+    let row = sqlx::query("SELECT collaboration_id FROM study WHERE id = $1")
+        .bind(id.get())
+        .fetch_optional(&mut *conn)
+        .await?;
     let Some(row) = row else { return Ok(None) };
     let members = sqlx::query("SELECT organization_id FROM study_organization WHERE study_id = $1")
         .bind(id.get())
@@ -303,7 +376,7 @@ async fn nodes_fetch(
     collaboration: CollaborationId,
 ) -> Result<BTreeMap<OrganizationId, KnownNode>> {
     let rows = sqlx::query(
-        "SELECT node.organization_id, node.id, node_config.key, node_config.value FROM node \
+        "SELECT node.organization_id, node_config.key, node_config.value FROM node \
          LEFT JOIN node_config ON node_config.node_id = node.id \
          AND node_config.key IN ('allowed_users', 'allowed_orgs') WHERE node.collaboration_id = $1",
     )
@@ -312,13 +385,8 @@ async fn nodes_fetch(
     .await?;
     let mut nodes: BTreeMap<OrganizationId, KnownNode> = BTreeMap::new();
     for row in rows {
-        let id = twinmesh_protocol::id::NodeId::new(row.try_get(1)?);
-        let node = nodes.entry(OrganizationId::new(row.try_get(0)?)).or_insert_with(|| KnownNode {
-            id,
-            allowed_users: Vec::new(),
-            allowed_organizations: Vec::new(),
-        });
-        let (key, value): (Option<String>, Option<String>) = (row.try_get(2)?, row.try_get(3)?);
+        let node = nodes.entry(OrganizationId::new(row.try_get(0)?)).or_default();
+        let (key, value): (Option<String>, Option<String>) = (row.try_get(1)?, row.try_get(2)?);
         match (key.as_deref(), value) {
             (Some("allowed_users"), Some(value)) => node.allowed_users.push(value),
             (Some("allowed_orgs"), Some(value)) => node.allowed_organizations.push(value),
@@ -366,10 +434,10 @@ async fn complete(conn: &mut AnyConnection, rows: Vec<AnyRow>) -> Result<Vec<Tas
 
 fn read(row: &AnyRow) -> Result<TaskRecord> {
     let manifest = match row.try_get::<Option<String>, _>(12)? {
-        Some(json) => Some(serde_json::from_str(&json).map_err(|error| StoreError::Corrupt {
-            value: error.to_string(),
-            expected: "a signed manifest",
-        })?),
+        Some(json) => Some(
+            serde_json::from_str(&json)
+                .map_err(|error| StoreError::Corrupt { value: error.to_string(), expected: "a signed manifest" })?,
+        ),
         None => None,
     };
     Ok(TaskRecord {

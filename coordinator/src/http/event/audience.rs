@@ -66,12 +66,7 @@ impl Audience {
     }
 }
 
-fn node_hears(
-    id: NodeId,
-    organization: OrganizationId,
-    collaboration: CollaborationId,
-    event: &Event,
-) -> Hears {
+fn node_hears(id: NodeId, organization: OrganizationId, collaboration: CollaborationId, event: &Event) -> Hears {
     let within = event.collaboration_id == Some(collaboration);
     let own = event.organization_id == Some(organization);
     match event.kind {
@@ -79,12 +74,14 @@ fn node_hears(
         EventKind::KeyChanged | EventKind::NodeOnline | EventKind::NodeOffline => Hears::Decided(within),
         EventKind::RunAssigned => Hears::Decided(within && own),
         EventKind::KillRequested => Hears::Decided(within && (own || event.node_id == Some(id))),
-        EventKind::RunStatus | EventKind::PortRegistered | EventKind::TaskCreated => match (within, own, event.job_id) {
-            (false, ..) => Hears::Decided(false),
-            (true, true, _) => Hears::Decided(true),
-            (true, false, None) => Hears::Decided(false),
-            (true, false, Some(_)) => Hears::IfRunning(organization),
-        },
+        EventKind::RunStatus | EventKind::PortRegistered | EventKind::TaskCreated => {
+            match (within, own, event.job_id) {
+                (false, ..) => Hears::Decided(false),
+                (true, true, _) => Hears::Decided(true),
+                (true, false, None) => Hears::Decided(false),
+                (true, false, Some(_)) => Hears::IfRunning(organization),
+            }
+        }
     }
 }
 
@@ -96,9 +93,8 @@ fn user_hears(
 ) -> Hears {
     let within = event.collaboration_id.is_some_and(|id| collaborations.contains(&id));
     let own = event.organization_id == Some(organization);
-    let by_rule = reach.is_some_and(|reach| {
-        reach.all || (reach.collaboration && within) || (reach.organization && within && own)
-    });
+    let by_rule = reach
+        .is_some_and(|reach| reach.all || (reach.collaboration && within) || (reach.organization && within && own));
     if by_rule {
         return Hears::Decided(true);
     }
@@ -138,11 +134,7 @@ mod tests {
     }
 
     fn user(reach: Option<Reach>) -> Audience {
-        Audience::User {
-            organization: OrganizationId::new(2),
-            collaborations: [CollaborationId::new(1)].into(),
-            reach,
-        }
+        Audience::User { organization: OrganizationId::new(2), collaborations: [CollaborationId::new(1)].into(), reach }
     }
 
     const NONE: Reach = Reach { all: false, collaboration: false, organization: false, own: false };

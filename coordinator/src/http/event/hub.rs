@@ -36,7 +36,15 @@ struct Inner {
     store: Store,
     recent: RwLock<Recent>,
     head: watch::Sender<EventSequence>,
-    parties: Mutex<BTreeMap<JobId, Arc<JobParties>>>,
+    parties: Mutex<Parties>,
+}
+
+/// Who takes part in which job, as last read.
+#[derive(Debug, Default)]
+struct Parties {
+    jobs: BTreeMap<JobId, Arc<JobParties>>,
+    /// Grows whenever a job may have grown: what was read before that is not remembered.
+    epoch: u64,
 }
 
 /// The latest events: all after `floor`.
@@ -126,17 +134,22 @@ impl Hub {
 
     /// Who takes part in a job, as far as the log goes.
     pub(crate) async fn parties(&self, job: JobId) -> Result<Arc<JobParties>> {
-        if let Some(parties) = self.lock_parties().get(&job) {
-            return Ok(Arc::clone(parties));
-        }
+        let epoch = {
+            let known = self.lock_parties();
+            if let Some(parties) = known.jobs.get(&job) {
+                return Ok(Arc::clone(parties));
+            }
+            known.epoch
+        };
         let mut tx = self.inner.store.read().await?;
         let parties = Arc::new(job_parties(tx.conn(), job).await?);
         drop(tx);
         let mut known = self.lock_parties();
-        // Jobs that begin at this moment are read once more when their next event comes: `learn` forgets them.
-        known.insert(job, Arc::clone(&parties));
-        while known.len() > JOBS {
-            known.pop_first();
+        if known.epoch == epoch {
+            known.jobs.insert(job, Arc::clone(&parties));
+            while known.jobs.len() > JOBS {
+                known.jobs.pop_first();
+            }
         }
         Ok(parties)
     }
@@ -189,7 +202,8 @@ impl Hub {
         for event in events {
             let grows = matches!(event.kind, EventKind::TaskCreated | EventKind::RunAssigned);
             if let (true, Some(job)) = (grows, event.job_id) {
-                known.remove(&job);
+                known.jobs.remove(&job);
+                known.epoch += 1;
             }
         }
     }
@@ -203,7 +217,7 @@ impl Hub {
         Some(recent.events.iter().skip(start).take(PAGE as usize).cloned().collect())
     }
 
-    fn lock_parties(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, Arc<JobParties>>> {
+    fn lock_parties(&self) -> std::sync::MutexGuard<'_, Parties> {
         self.inner.parties.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,0 +1,118 @@
+//! Lists of runs and results.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RunId, TaskId};
+use twinmesh_protocol::wire::{Run, Task};
+
+use super::{view, view_task};
+use crate::authz::Target;
+use crate::authz::action::{ViewRun, ViewTask};
+use crate::http::caller::Caller;
+use crate::http::page::PageRequest;
+use crate::http::params::{Params, invalid};
+use crate::http::problem::Problem;
+use crate::http::{result, task};
+use crate::store;
+use crate::store::filter::Filter;
+use crate::store::run::{IS_OPEN, RunRecord, SORTABLE};
+
+/// How many runs or results of one task are listed at once when nobody asked for pages (contract F.1-2).
+const ALL: i64 = 1000;
+
+/// Lists the runs that the caller may see, newest first.
+pub(crate) async fn runs(mut caller: Caller, params: Params) -> Result<Response, Problem> {
+    let (filter, request) = read(&mut caller, &params).await?;
+    let (records, total) = store::run::run_page(caller.tx.conn(), &filter, &request).await?;
+    let runs = complete(&mut caller, records, params.includes("task")).await?;
+    Ok(request.answer(&params, runs, total))
+}
+
+/// Lists the results that the caller may see, newest first.
+pub(crate) async fn results(mut caller: Caller, params: Params) -> Result<Response, Problem> {
+    let (filter, request) = read(&mut caller, &params).await?;
+    let (records, total) = store::run::result_page(caller.tx.conn(), &filter, &request).await?;
+    let results = records.into_iter().map(|record| result::view(&caller.state, record)).collect();
+    Ok(request.answer(&params, results, total))
+}
+
+/// Runs as they go over the wire, with their tasks if asked for.
+pub(crate) async fn complete(
+    caller: &mut Caller,
+    records: Vec<RunRecord>,
+    include_task: bool,
+) -> Result<Vec<Run>, Problem> {
+    let state = caller.state.clone();
+    let mut tasks: BTreeMap<TaskId, Task> = BTreeMap::new();
+    if include_task {
+        let reach = caller.reach::<ViewTask>()?;
+        let mut filter = Filter::default();
+        task::list_scope(&mut filter, caller, reach);
+        filter.and_in("task.id", records.iter().map(|record| record.task_id.get()));
+        for record in store::task::task_all(caller.tx.conn(), &filter).await? {
+            tasks.insert(record.id, view_task(&state, record));
+        }
+    }
+    let run = |record: RunRecord| {
+        let task = tasks.get(&record.task_id).cloned();
+        view(&state, record, task)
+    };
+    Ok(records.into_iter().map(run).collect())
+}
+
+async fn read(caller: &mut Caller, params: &Params) -> Result<(Filter, PageRequest), Problem> {
+    let reach = caller.reach::<ViewRun>()?;
+    let mut filter = Filter::default();
+    task::list_scope(&mut filter, caller, reach);
+    let mut request = PageRequest::read(params, SORTABLE)?;
+
+    // Stock proxies send some arguments twice; the first counts.
+    if let Some(id) = params.get::<TaskId>("task_id")? {
+        filter.and_equal("run.task_id", Some(id.get()));
+        request = request.or_all(ALL);
+    }
+    if let Some(id) = params.get::<CollaborationId>("collaboration_id")? {
+        let target = Target::collaboration(id);
+        caller.permit::<ViewRun>(any_run(), &target).map_err(|_| lacks("collaboration", id))?;
+        filter.and_equal("task.collaboration_id", Some(id.get()));
+    }
+    if let Some(id) = params.get::<OrganizationId>("organization_id")? {
+        let collaborations = store::identity::collaborations_of(caller.tx.conn(), id).await?;
+        let target = Target::organization(id, collaborations);
+        caller.permit::<ViewRun>(any_run(), &target).map_err(|_| lacks("organization", id))?;
+        filter.and_equal("run.organization_id", Some(id.get()));
+    }
+    filter.and_equal("node.id", params.get::<NodeId>("node_id")?.map(NodeId::get));
+    match params.text("state") {
+        None => {}
+        Some("open") => filter.and(IS_OPEN, []),
+        Some(_) => return Err(invalid("state", "the only state to ask for is `open`")),
+    }
+    for (name, condition) in [
+        ("assigned_from", "run.assigned_at >= ?"),
+        ("assigned_till", "run.assigned_at <= ?"),
+        ("started_from", "run.started_at >= ?"),
+        ("started_till", "run.started_at <= ?"),
+        ("finished_from", "run.finished_at >= ?"),
+        ("finished_till", "run.finished_at <= ?"),
+    ] {
+        if let Some(at) = params.time(name)? {
+            filter.and(condition, [at.micros().into()]);
+        }
+    }
+    if let Some(port) = params.get::<u16>("port")? {
+        let sql = "EXISTS (SELECT 1 FROM algorithm_port p WHERE p.run_id = run.id AND p.port = ?)";
+        filter.and(sql, [i64::from(port).into()]);
+    }
+    Ok((filter, request))
+}
+
+fn lacks(noun: &str, id: impl std::fmt::Display) -> Problem {
+    Problem::unauthorized("not_allowed", format!("You lack the permission to view runs from {noun} {id}!"))
+}
+
+/// An id for decisions about runs in general.
+fn any_run() -> RunId {
+    RunId::new(0)
+}
