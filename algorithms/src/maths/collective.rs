@@ -53,7 +53,9 @@ pub enum CollectiveError<E> {
     #[error(transparent)]
     Link(#[from] E),
     /// A twin sent something that does not fit.
-    #[error("the twin of rank {rank} sent {actual} bytes where {expected} were expected; do all twins run the same function with the same arguments?")]
+    #[error(
+        "the twin of rank {rank} sent {actual} bytes where {expected} were expected; do all twins run the same function with the same arguments?"
+    )]
     Length {
         /// Who sent it.
         rank: usize,
@@ -132,9 +134,7 @@ pub fn all_gather<L: Links>(links: &mut L, message: Bytes) -> Result<Vec<Bytes>,
         links.send(peer, message.clone())?;
     }
     let rank = links.rank();
-    (0..links.size())
-        .map(|peer| if peer == rank { Ok(message.clone()) } else { links.receive(peer) })
-        .collect()
+    (0..links.size()).map(|peer| if peer == rank { Ok(message.clone()) } else { links.receive(peer) }).collect()
 }
 
 /// The numbers as they travel.

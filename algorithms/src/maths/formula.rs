@@ -52,7 +52,9 @@ pub enum FormulaError {
         column: String,
     },
     /// A column holds numbers at one organization and words at another.
-    #[error("column `{column}` holds numbers at one organization and words at another; write `C({column})` if both are categories")]
+    #[error(
+        "column `{column}` holds numbers at one organization and words at another; write `C({column})` if both are categories"
+    )]
     Disagreement {
         /// The column.
         column: String,
@@ -127,7 +129,9 @@ fn name(text: &str) -> Result<String, String> {
     if text.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.') {
         return Ok(text.to_owned());
     }
-    Err(format!("`{text}` is not the name of a column; unusual names are put in backticks, `~` and `+` are the only operators"))
+    Err(format!(
+        "`{text}` is not the name of a column; unusual names are put in backticks, `~` and `+` are the only operators"
+    ))
 }
 
 /// What one organization says about the columns of a formula.
@@ -302,10 +306,8 @@ impl Formula {
                     Cells::Categories(cells) => {
                         let levels = self.levels(term, coding)?.into_iter().flatten();
                         let position = levels.clone().position(|level| Some(level.as_str()) == cells[row]);
-                        let position = position.ok_or_else(|| FormulaError::UnknownLevel {
-                            column: term.column.clone(),
-                            row: row + 1,
-                        })?;
+                        let position = position
+                            .ok_or_else(|| FormulaError::UnknownLevel { column: term.column.clone(), row: row + 1 })?;
                         frame.design.extend((1..levels.count()).map(|level| f64::from(level == position)));
                     }
                 }
@@ -321,11 +323,7 @@ impl Formula {
     }
 
     fn cells<'a>(&self, table: &'a Table, column: &str, categorical: bool) -> Result<Cells<'a>, FormulaError> {
-        Ok(if categorical {
-            Cells::Categories(table.texts(column)?)
-        } else {
-            Cells::Numbers(table.numbers(column)?)
-        })
+        Ok(if categorical { Cells::Categories(table.texts(column)?) } else { Cells::Numbers(table.numbers(column)?) })
     }
 
     fn outcomes(&self, table: &Table) -> Result<Vec<Option<f64>>, FormulaError> {

@@ -48,7 +48,9 @@ pub enum LogisticError {
         column: String,
     },
     /// Outcomes can be told apart without error, so that estimates are infinite.
-    #[error("the fit diverges after {iterations} iterations: the data separate the outcomes (mostly by `{column}`), so that its coefficient has no finite estimate")]
+    #[error(
+        "the fit diverges after {iterations} iterations: the data separate the outcomes (mostly by `{column}`), so that its coefficient has no finite estimate"
+    )]
     Separation {
         /// The coefficient that counts most.
         column: String,
@@ -261,9 +263,8 @@ impl Irls {
             }
             Err(_) => return Err(self.separation(&sum.information)),
         };
-        let converged = self
-            .deviance
-            .is_some_and(|before| (sum.deviance - before).abs() / (sum.deviance.abs() + 0.1) < TOLERANCE);
+        let converged =
+            self.deviance.is_some_and(|before| (sum.deviance - before).abs() / (sum.deviance.abs() + 0.1) < TOLERANCE);
         if converged {
             // With perfect separation the deviance itself converges, to zero.
             if sum.deviance < 1e-6 * sum.rows as f64 {

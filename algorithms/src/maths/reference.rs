@@ -24,13 +24,13 @@ pub(crate) fn assert_close(actual: f64, expected: f64, tolerance: f64) {
 
 /// Splits `rows` rows over one to `sites` organizations, each of which may end up without any.
 pub(crate) fn split(rows: usize, sites: usize) -> impl Strategy<Value = Vec<Vec<usize>>> {
-    (1..=sites)
-        .prop_flat_map(move |sites| (Just(sites), proptest::collection::vec(0..sites, rows)))
-        .prop_map(|(sites, owners)| {
+    (1..=sites).prop_flat_map(move |sites| (Just(sites), proptest::collection::vec(0..sites, rows))).prop_map(
+        |(sites, owners)| {
             let mut rows = vec![Vec::new(); sites];
             for (row, owner) in owners.into_iter().enumerate() {
                 rows[owner].push(row);
             }
             rows
-        })
+        },
+    )
 }

@@ -281,8 +281,7 @@ mod tests {
     #[test]
     fn the_leukaemia_trial_matches_its_published_estimates() {
         let events = [6.0, 6.0, 6.0, 7.0, 10.0, 13.0, 16.0, 22.0, 23.0].map(|time| (time, 1.0));
-        let censored =
-            [6.0, 9.0, 10.0, 11.0, 17.0, 19.0, 20.0, 25.0, 32.0, 32.0, 34.0, 35.0].map(|time| (time, 0.0));
+        let censored = [6.0, 9.0, 10.0, 11.0, 17.0, 19.0, 20.0, 25.0, 32.0, 32.0, 34.0, 35.0].map(|time| (time, 0.0));
         let curve = EventTable::of(events.into_iter().chain(censored)).unwrap().curve();
         let published = [
             (6.0, 21, 0.857, 0.0764),

@@ -11,7 +11,7 @@ const MISSING: [&str; 6] = ["NA", "N/A", "NaN", "nan", "null", "NULL"];
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// The file cannot be opened.
-    #[error("cannot open `{file}`: {source}")]
+    #[error("cannot open `{file}`")]
     Open {
         /// The file's name.
         file: String,

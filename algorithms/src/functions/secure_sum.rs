@@ -1,0 +1,87 @@
+//! `secure_sum_twin`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use twinmesh_protocol::id::OrganizationId;
+
+use super::{FunctionError, read_table, to_value};
+use crate::{
+    maths::{collective::Links, secret_sharing::secure_sum},
+    sdk::{Host, gateway::hex, table::Table},
+    twin::{Options, TwinGroup},
+};
+
+/// What to add up: a column of whole numbers, or the rows in which a column has a value, or all rows.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Arguments {
+    /// A column of whole numbers; without it rows are counted.
+    #[serde(default)]
+    column: Option<String>,
+    /// Which rows count; all when absent.
+    #[serde(default, rename = "where")]
+    filter: Option<Filter>,
+    /// The database's label; the task's first one when absent.
+    #[serde(default)]
+    database: Option<String>,
+    /// Where twins run; as in the task when absent.
+    #[serde(default)]
+    organizations: Option<Vec<OrganizationId>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Filter {
+    column: String,
+    equals: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Total {
+    total: i64,
+    twins: usize,
+    organizations: Vec<OrganizationId>,
+    /// SHA-256 over the published partial sums, by rank: the same at every twin, and says nothing about terms.
+    evidence: String,
+}
+
+pub(super) fn twin(host: &Host) -> Result<Value, FunctionError> {
+    let arguments: Arguments = host.input().arguments()?;
+    let table = read_table(host, arguments.database.as_deref())?;
+    let term = term(&table, &arguments)?;
+    let mut group = TwinGroup::join(host, &arguments.organizations.unwrap_or_default(), Options::default())?;
+    let context = format!("secure_sum task {} organization {}", host.claims().task_id, host.claims().organization_id);
+    let sum = secure_sum(&mut group, host.seed(), &context, &[term])?;
+    let mut hash = Sha256::new();
+    for partial in sum.partials.iter().flatten() {
+        hash.update(partial.to_be_bytes());
+    }
+    to_value(&Total {
+        total: sum.totals.first().copied().unwrap_or_default(),
+        twins: group.size(),
+        organizations: group.organizations().to_vec(),
+        evidence: hex(&hash.finalize()),
+    })
+}
+
+fn term(table: &Table, arguments: &Arguments) -> Result<i64, FunctionError> {
+    let values = match &arguments.column {
+        Some(column) => table.integers(column)?,
+        None => vec![Some(1); table.rows()],
+    };
+    let chosen = match &arguments.filter {
+        None => vec![true; table.rows()],
+        Some(filter) => {
+            table.texts(&filter.column)?.into_iter().map(|cell| cell == Some(filter.equals.as_str())).collect()
+        }
+    };
+    let mut sum = 0_i64;
+    for value in values.into_iter().zip(chosen).filter_map(|(value, chosen)| value.filter(|_| chosen)) {
+        sum = sum.checked_add(value).ok_or_else(|| FunctionError::Argument {
+            name: "column",
+            reason: "names a column whose sum does not fit into 64 bits".to_owned(),
+        })?;
+    }
+    Ok(sum)
+}

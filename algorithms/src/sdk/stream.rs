@@ -1,0 +1,104 @@
+//! Byte streams, over TCP or as handed over by the node.
+
+use std::{
+    io::{self, IoSlice, Read, Write},
+    net::{IpAddr, Shutdown, TcpStream},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    time::Duration,
+};
+
+use rustix::net::{AddressFamily, sockopt};
+
+/// A connected stream socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// A TCP connection.
+    Tcp(TcpStream),
+    /// Any other stream socket.
+    Local(UnixStream),
+}
+
+impl Stream {
+    /// Wraps a connected stream socket of whatever family.
+    ///
+    /// # Errors
+    ///
+    /// The descriptor is not a socket.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        Ok(match sockopt::socket_domain(&fd)? {
+            AddressFamily::INET | AddressFamily::INET6 => {
+                let stream = TcpStream::from(fd);
+                stream.set_nodelay(true)?;
+                Self::Tcp(stream)
+            }
+            _ => Self::Local(fd.into()),
+        })
+    }
+
+    /// Another handle to the same connection.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
+            Self::Local(stream) => Self::Local(stream.try_clone()?),
+        })
+    }
+
+    /// Ends the connection for all its handles.
+    pub(crate) fn shutdown(&self) {
+        // An error says that it has ended already.
+        let _ended = match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Self::Local(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+
+    pub(crate) fn set_timeouts(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.set_read_timeout(timeout)?;
+                stream.set_write_timeout(timeout)
+            }
+            Self::Local(stream) => {
+                stream.set_read_timeout(timeout)?;
+                stream.set_write_timeout(timeout)
+            }
+        }
+    }
+
+    /// The other end's address, when there is such a thing.
+    pub(crate) fn peer(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            Self::Local(_) => None,
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Local(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(buffer),
+            Self::Local(stream) => stream.write(buffer),
+        }
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write_vectored(buffers),
+            Self::Local(stream) => stream.write_vectored(buffers),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
