@@ -177,3 +177,39 @@ fn understand(message: &Message) -> Option<(Update, EventSequence)> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ApiOptions;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// A dead link looks like a coordinator with nothing to say, but for the comments.
+    #[tokio::test]
+    async fn a_silent_link_is_dropped_and_tried_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = Api::new(&format!("http://{}", listener.local_addr().unwrap()), ApiOptions::default()).unwrap();
+        let coordinator = tokio::spawn(async move {
+            let mut links = Vec::new();
+            for _ in 0..2 {
+                let (mut link, _) = listener.accept().await.unwrap();
+                let _ = link.read(&mut [0; 4096]).await.unwrap();
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+                let hello = "event: hello\ndata: {\"sequence\": 1}\n\n";
+                link.write_all(format!("{head}{hello}").as_bytes()).await.unwrap();
+                links.push(link);
+            }
+            links
+        });
+        let (sender, mut updates) = mpsc::channel(QUEUE);
+        let task = tokio::spawn(follow(api, After::Latest, sender, Duration::from_millis(100)));
+        assert!(matches!(updates.recv().await, Some(Update::Connected { .. })));
+        let Some(Update::Disconnected { error }) = updates.recv().await else {
+            panic!("the silent link was kept");
+        };
+        assert!(error.to_string().contains("silent"), "{error}");
+        assert!(matches!(updates.recv().await, Some(Update::Connected { .. })));
+        assert_eq!(coordinator.await.unwrap().len(), 2);
+        task.abort();
+    }
+}

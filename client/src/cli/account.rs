@@ -26,7 +26,7 @@ pub(super) async fn log_in(context: &Context<'_>, login: Login) -> anyhow::Resul
     })?;
     let username = match login.username {
         Some(username) => username,
-        None => ask("Username: ", "give it with --username or TWINMESH_USERNAME")?,
+        None => ask("Username", ": ", "give it with --username or TWINMESH_USERNAME")?,
     };
     let ca = match login.ca {
         // The file is named as seen from anywhere.
@@ -49,7 +49,7 @@ pub(super) async fn log_in(context: &Context<'_>, login: Login) -> anyhow::Resul
             what: error.to_string(),
             hint: "give the code of your authenticator with --mfa-code",
         }),
-        error => error.into(),
+        error => anyhow::Error::new(error).context(format!("cannot log in as `{}`", kept.username)),
     })?;
     kept.tokens = Some(tokens);
     context.home.keep(&kept)?;
@@ -182,17 +182,17 @@ pub(super) fn confirm(yes: bool, question: &str) -> anyhow::Result<()> {
     if yes {
         return Ok(());
     }
-    let answer = ask(&format!("{} [y/N] ", clean(question)), "say yes beforehand with --yes")?;
+    let answer = ask(&clean(question), " [y/N] ", "say yes beforehand with --yes")?;
     if matches!(&*answer.to_lowercase(), "y" | "yes") { Ok(()) } else { Err(CliError::Declined.into()) }
 }
 
-fn ask(prompt: &str, hint: &'static str) -> anyhow::Result<String> {
+fn ask(question: &str, tail: &str, hint: &'static str) -> anyhow::Result<String> {
     if !io::stdin().is_terminal() {
-        let what = format!("there is no terminal to ask on (`{}`)", prompt.trim());
+        let what = format!("there is no terminal to ask: {question}");
         return Err(CliError::Usage { what, hint }.into());
     }
     let mut stderr = io::stderr().lock();
-    let _ = write!(stderr, "{prompt}").and_then(|()| stderr.flush());
+    let _ = write!(stderr, "{question}{tail}").and_then(|()| stderr.flush());
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).context("cannot read the answer")?;
     Ok(line.trim().to_owned())

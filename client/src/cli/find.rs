@@ -24,10 +24,10 @@ fn named<T>(noun: &'static str, name: &str, items: Vec<T>, name_of: impl Fn(&T) 
 }
 
 /// A refusal for an id that does not exist names the noun, as one for a name does.
-fn found<T>(noun: &'static str, name: &str, answer: Result<T, ApiError>) -> anyhow::Result<T> {
+pub(super) fn found<T>(noun: &'static str, name: impl ToString, answer: Result<T, ApiError>) -> anyhow::Result<T> {
     match answer {
         Err(error) if error.is_not_found() => {
-            Err(CliError::NotFound { noun, name: name.into(), known: Vec::new() }.into())
+            Err(CliError::NotFound { noun, name: name.to_string(), known: Vec::new() }.into())
         }
         answer => Ok(answer?),
     }

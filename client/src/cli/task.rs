@@ -49,7 +49,7 @@ pub(super) async fn task(context: &Context<'_>, verb: TaskVerb) -> anyhow::Resul
         }
         TaskVerb::Get { task } => {
             let api = context.api()?;
-            let task = api.task_get(task).await?;
+            let task = find::found("task", task, api.task_get(task).await)?;
             show_task(context, &task)?;
             if !output.json {
                 output.line("")?;
@@ -58,7 +58,7 @@ pub(super) async fn task(context: &Context<'_>, verb: TaskVerb) -> anyhow::Resul
         }
         TaskVerb::Status { task } => {
             // The coordinator holds its answer to the question for the status alone.
-            let status = context.api()?.task_get(task).await?.status;
+            let status = find::found("task", task, context.api()?.task_get(task).await)?.status;
             if output.json {
                 output.json(&json!({"status": status}))?;
             } else {
@@ -77,12 +77,12 @@ pub(super) async fn task(context: &Context<'_>, verb: TaskVerb) -> anyhow::Resul
         }
         TaskVerb::Kill { task, yes } => {
             confirm(yes.yes, &format!("End task {task} and its subtasks?"))?;
-            let words = context.api()?.task_kill(task).await?;
+            let words = find::found("task", task, context.api()?.task_kill(task).await)?;
             output.say(clean(&words));
         }
         TaskVerb::Delete { task, yes } => {
             confirm(yes.yes, &format!("Delete task {task} with its runs, subtasks and results?"))?;
-            let words = context.api()?.task_delete(task).await?;
+            let words = find::found("task", task, context.api()?.task_delete(task).await)?;
             output.say(clean(&words));
         }
     }
@@ -196,7 +196,7 @@ pub(super) async fn run(context: &Context<'_>, verb: RunVerb) -> anyhow::Result<
     match verb {
         RunVerb::List { task } => list_runs(context, &api, task).await,
         RunVerb::Logs { run } => {
-            let run = api.run_get(run).await?;
+            let run = find::found("run", run, api.run_get(run).await)?;
             let log = run.log.unwrap_or_default();
             if output.json {
                 return output.json(&json!({"id": run.id, "status": run.status, "log": log}));
@@ -215,7 +215,7 @@ async fn list_runs(context: &Context<'_>, api: &Api, task: TaskId) -> anyhow::Re
     let mut runs = api.run_list(task).await?;
     if runs.is_empty() {
         // Tells an unknown task from one without runs.
-        api.task_get(task).await?;
+        find::found("task", task, api.task_get(task).await)?;
     }
     runs.sort_by_key(|run| run.id);
     let names = organization_names(api).await?;
@@ -247,7 +247,7 @@ pub(super) async fn result(context: &Context<'_>, verb: ResultVerb) -> anyhow::R
             let mut results = api.result_list(task).await?;
             if results.is_empty() {
                 // Tells an unknown task from one without results.
-                api.task_get(task).await?;
+                find::found("task", task, api.task_get(task).await)?;
             }
             results.sort_by_key(|result| result.id);
             context.output.list(&results, &["RUN", "TASK", "CHARACTERS"], |result| {

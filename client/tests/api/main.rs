@@ -1,0 +1,9 @@
+//! The client against a scripted coordinator.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod cli;
+mod events;
+mod researcher;
+mod server;
+mod session;

@@ -1,0 +1,275 @@
+//! Tasks, from sealing to opening.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use twinmesh_client::pins::PinStore;
+use twinmesh_client::researcher::{Client, ClientError, Delegate, NewTaskRequest, RunError};
+use twinmesh_client::{Api, ApiOptions};
+use twinmesh_protocol::key::OrganizationKey;
+use twinmesh_protocol::payload::{self, PayloadForm, classify};
+use twinmesh_protocol::status::RunStatus;
+use twinmesh_protocol::time::Time;
+
+use crate::server::{ALL, COLLABORATION, HOSPITAL_A, HOSPITAL_B, Nodes, Server, UNIVERSITY, key, seal_result};
+
+async fn client_with(server: &Server, key: Option<OrganizationKey>, pins: PinStore) -> Client {
+    let api = Api::new(&server.url, ApiOptions::default()).unwrap();
+    api.log_in_user("ada", "correct", None).await.unwrap();
+    Client::new(api, key, pins).await.unwrap().with_patience(Duration::from_secs(20))
+}
+
+async fn client(server: &Server) -> Client {
+    client_with(server, Some(key(UNIVERSITY)), PinStore::in_memory()).await
+}
+
+fn request() -> NewTaskRequest {
+    let mut request = NewTaskRequest::new(COLLABORATION, "twinmesh/builtin:0.1.0", "summary_partial");
+    request.kwargs.insert("columns".into(), json!(["age"]));
+    request
+}
+
+#[tokio::test]
+async fn a_task_is_sealed_signed_run_opened_and_checked() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+
+    let task = client.task(request()).await.unwrap();
+    assert_eq!(client.wait(task.id).await.unwrap(), RunStatus::Completed);
+    let contents = client.results(task.id).await.unwrap().contents().unwrap();
+
+    let values: Vec<Value> = contents.iter().map(|(_, content)| content.json().unwrap()).collect();
+    assert_eq!(values, [json!({"n": 10}), json!({"n": 20}), json!({"n": 30})]);
+    let state = server.state();
+    for run in &state.runs {
+        assert_eq!(classify(run.input.as_ref().unwrap()), PayloadForm::Sealed);
+    }
+    let manifest = task.manifest.unwrap().verify(&key(UNIVERSITY).public()).unwrap();
+    assert_eq!((manifest.initiator, &*manifest.function, manifest.delegation), (UNIVERSITY, "summary_partial", None));
+}
+
+#[tokio::test]
+async fn a_central_function_may_ask_its_parts_of_everybody_and_no_more() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    let mut central = request();
+    central.function = "summary".into();
+    central.organizations = vec![HOSPITAL_A];
+    let task = client.task(central.clone()).await.unwrap();
+    let manifest = task.manifest.unwrap().verify(&key(UNIVERSITY).public()).unwrap();
+    let delegation = manifest.delegation.unwrap();
+    assert!(delegation.functions.contains("summary_partial"));
+    assert_eq!(delegation.organizations, BTreeSet::from(ALL));
+
+    central.delegation = Delegate::Nothing;
+    let task = client.task(central).await.unwrap();
+    assert!(task.manifest.unwrap().verify(&key(UNIVERSITY).public()).unwrap().delegation.is_none());
+}
+
+#[tokio::test]
+async fn a_task_whose_answer_is_lost_is_made_once() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    server.state().nodes = Nodes::Away;
+    server.state().busy = 1;
+    server.state().lost_task_answers = 2;
+
+    client.task(request()).await.unwrap();
+
+    let state = server.state();
+    let keys: BTreeSet<_> = state
+        .seen
+        .iter()
+        .filter(|seen| seen.request == "POST /task")
+        .map(|seen| seen.idempotency_key.clone())
+        .collect();
+    assert_eq!((keys.len(), state.tasks.len()), (1, 1));
+    drop(state);
+    assert_eq!(server.count("POST /task"), 3);
+}
+
+#[tokio::test]
+async fn waiting_ends_when_the_last_run_does_and_tells_how_far_it_is() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    server.state().nodes = Nodes::Away;
+    let task = client.task(request()).await.unwrap();
+    let mut told = Vec::new();
+
+    let status = client.wait_with_progress(task.id, |progress| {
+        told.push((progress.finished(), progress.runs.len()));
+        server.run_everything();
+    });
+
+    assert_eq!(status.await.unwrap(), RunStatus::Completed);
+    assert_eq!((told.first(), told.last()), (Some(&(0, 3)), Some(&(3, 3))));
+}
+
+#[tokio::test]
+async fn an_altered_result_is_named_by_run_and_organization() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    let task = client.task(request()).await.unwrap();
+    {
+        let mut state = server.state();
+        let text = state.results.values_mut().last().unwrap();
+        let mut bytes = payload::from_text(text).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        *text = payload::to_text(&bytes);
+    }
+
+    let results = client.results(task.id).await.unwrap();
+
+    assert!(results.runs[0].outcome.is_ok() && results.runs[1].outcome.is_ok());
+    let error = results.contents().unwrap_err();
+    assert_eq!(error.to_string(), "result of run 3 from organization `hospital-b` was altered or not made by it");
+}
+
+#[tokio::test]
+async fn a_result_of_another_organization_or_task_is_refused() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    let task = client.task(request()).await.unwrap();
+    let other = client.task(request()).await.unwrap();
+    let is_tampered = |outcome: &Result<_, _>| matches!(outcome, Err(RunError::Tampered { .. }));
+
+    // Two organizations' results exchanged.
+    let honest = server.state().results.clone();
+    {
+        let mut state = server.state();
+        let ids: Vec<_> = state.results.keys().copied().collect();
+        let (two, three) = (honest[&ids[1]].clone(), honest[&ids[2]].clone());
+        state.results.insert(ids[1], three);
+        state.results.insert(ids[2], two);
+        // The result of the other task.
+        let six = honest[&ids[3]].clone();
+        state.results.insert(ids[0], six);
+    }
+    let results = client.results(task.id).await.unwrap();
+    assert!(results.runs.iter().all(|run| is_tampered(&run.outcome)));
+
+    // Made by somebody who has only public keys, and in the open.
+    let manifest = other.manifest.unwrap().verify(&key(UNIVERSITY).public()).unwrap();
+    {
+        let mut state = server.state();
+        let ids: Vec<_> = state.results.keys().copied().collect();
+        let forged = seal_result(&manifest, HOSPITAL_A, &OrganizationKey::generate(), b"{\"n\": 1}");
+        state.results.insert(ids[4], forged);
+        state.results.insert(ids[5], payload::to_text(b"{\"n\": 1}"));
+    }
+    let results = client.results(other.id).await.unwrap();
+    assert!(results.runs[0].outcome.is_ok());
+    assert!(results.runs[1..].iter().all(|run| is_tampered(&run.outcome)));
+}
+
+#[tokio::test]
+async fn a_manifest_of_another_task_and_a_hidden_run_are_noticed() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    let task = client.task(request()).await.unwrap();
+    server.state().runs.remove(1);
+    let error = client.results(task.id).await.unwrap_err();
+    assert!(matches!(&error, ClientError::OtherRuns { organization, found: 0, .. } if organization == "hospital-a"));
+
+    let forged = {
+        let signed = server.state().tasks[0].manifest.clone().unwrap();
+        let manifest = signed.read_unverified().unwrap();
+        twinmesh_protocol::signed::Signed::sign(&manifest, &OrganizationKey::generate()).unwrap()
+    };
+    server.state().tasks[0].manifest = Some(forged);
+    let error = client.results(task.id).await.unwrap_err();
+    assert!(matches!(error, ClientError::ForeignManifest { .. }), "{error}");
+
+    server.state().tasks[0].manifest = None;
+    let error = client.results(task.id).await.unwrap_err();
+    assert!(matches!(error, ClientError::NoManifest { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_exchanged_key_is_refused_before_anything_is_sealed() {
+    let server = Server::start().await;
+    let mut pins = PinStore::in_memory();
+    pins.set(HOSPITAL_B, "hospital-b", OrganizationKey::generate().public(), Time::from_micros(0)).unwrap();
+    let client = client_with(&server, Some(key(UNIVERSITY)), pins).await;
+
+    let error = client.task(request()).await.unwrap_err();
+
+    assert!(error.to_string().contains("`hospital-b`"), "{error}");
+    assert!(error.to_string().contains(&key(HOSPITAL_B).public().fingerprint()), "{error}");
+    assert_eq!(server.count("POST /task"), 0);
+}
+
+#[tokio::test]
+async fn keys_that_do_not_fit_are_explained() {
+    let server = Server::start().await;
+    let stranger = client_with(&server, Some(OrganizationKey::generate()), PinStore::in_memory()).await;
+    let error = stranger.task(request()).await.unwrap_err();
+    assert!(matches!(error, ClientError::OwnKeyDiffers { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("key upload"));
+
+    let keyless = client_with(&server, None, PinStore::in_memory()).await;
+    let error = keyless.task(request()).await.unwrap_err();
+    assert!(matches!(error, ClientError::NoKey { .. }), "{error}");
+
+    let client = client(&server).await;
+    let rsa = "-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAJv8ZpB5hEK7qxP9K3v43hUS5fGT4waK\ne7ix4Z4mu5UBv+cw7WSFAt0Vaag0sAbsPzU8Hhsrj/qPABvfB8asUwcCAwEAAQ==\n-----END PUBLIC KEY-----\n";
+    for (public_key, words) in [
+        (payload::to_text(rsa.as_bytes()), "this release seals to Ed25519 keys only"),
+        (String::new(), "has no public key"),
+        ("nonsense".into(), "cannot be used"),
+    ] {
+        server.state().organizations[1].public_key = public_key;
+        let error = client.task(request()).await.unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("`hospital-a`"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_collaboration_shown_as_plain_gets_no_input_in_the_open_once_it_was_encrypted() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    client.task(request()).await.unwrap();
+    server.state().encrypted = false;
+    let error = client.task(request()).await.unwrap_err();
+    assert!(error.to_string().contains("not encrypted"), "{error}");
+    assert_eq!(server.count("POST /task"), 1);
+}
+
+#[tokio::test]
+async fn a_plain_collaboration_needs_no_key() {
+    let server = Server::start().await;
+    server.state().encrypted = false;
+    let client = client_with(&server, None, PinStore::in_memory()).await;
+    let task = client.task(request()).await.unwrap();
+    assert!(task.manifest.is_none());
+    let contents = client.results(task.id).await.unwrap().contents().unwrap();
+    assert_eq!(contents.len(), 3);
+    let input = payload::from_text(server.state().runs[0].input.as_ref().unwrap()).unwrap();
+    let input: Value = serde_json::from_slice(&input).unwrap();
+    assert_eq!(input, json!({"method": "summary_partial", "args": [], "kwargs": {"columns": ["age"]}}));
+}
+
+#[tokio::test]
+async fn a_refused_run_tells_status_and_log() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    server.state().nodes = Nodes::Strict;
+    let task = client.task(request()).await.unwrap();
+    assert_eq!(client.wait(task.id).await.unwrap(), RunStatus::NotAllowed);
+    let error = client.results(task.id).await.unwrap().contents().unwrap_err().to_string();
+    assert!(error.contains("not allowed") && error.contains("policy `images`"), "{error}");
+}
+
+#[tokio::test]
+async fn unknown_and_repeated_organizations_are_refused_by_name() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    let mut wrong = request();
+    wrong.organizations = vec![twinmesh_protocol::id::OrganizationId::new(9)];
+    let error = client.task(wrong.clone()).await.unwrap_err().to_string();
+    assert!(error.contains('9') && error.contains("university, hospital-a, hospital-b"), "{error}");
+    wrong.organizations = vec![HOSPITAL_A, HOSPITAL_A];
+    let error = client.task(wrong).await.unwrap_err().to_string();
+    assert!(error.contains("hospital-a") && error.contains("more than once"), "{error}");
+}
