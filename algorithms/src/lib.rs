@@ -4,7 +4,7 @@
 //! * [`sdk`]: what a run gets from its node: input, data, the gateway, a place for the result;
 //! * [`twin`]: messages between runs of one task at several organizations;
 //! * [`functions`]: what tasks can call;
-//! * [`entry`]: how a run starts and ends, as a process or as a thread.
+//! * [`mod@entry`]: how a run starts and ends, as a process or as a thread.
 
 pub mod entry;
 pub mod functions;

@@ -2,7 +2,7 @@
 //!
 //! A [`TwinGroup`] gives each pair of twins an ordered stream of messages that survives lost connections, and twins and
 //! nodes that are killed and start over. Twins are ranked by the number of their organization; the lower rank dials the
-//! higher one, again and again. Messages are numbered and kept ([`channel`]); on every new connection both sides say
+//! higher one, again and again. Messages are numbered and kept (`channel`); on every new connection both sides say
 //! how far the other's messages came, and go on from there.
 //!
 //! A twin that has its result says goodbye and stays until all others have said so too, so that one that starts over

@@ -1,4 +1,5 @@
 //! The functions as tasks call them, in a federation that is played by threads.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::{process::Command, sync::atomic::Ordering};
 
