@@ -1,0 +1,252 @@
+//! Any one process killed (SIGKILL) at many points of a task: the coordinator, a node, or a run's own process.
+//!
+//! Points are counted in the coordinator's event log from the task's record on, so they are places in the flow, not
+//! moments in time. After each, the task must end with the right result and no run may have been carried out twice.
+
+use std::collections::BTreeMap;
+
+use futures::FutureExt as _;
+use serde_json::{Value, json};
+use sqlx::Row as _;
+use twinmesh_client::events::{After, Update};
+use twinmesh_netsim::data::gbsg2_reference;
+use twinmesh_protocol::id::{JobId, TaskId};
+use twinmesh_protocol::wire::EventKind;
+use twinmesh_protocol::status::RunStatus;
+
+use crate::lab::{Lab, PATIENCE, processes, until};
+
+/// Whose end it is. Hospitals are counted from 0; the central function runs at hospital 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Coordinator,
+    Node(usize),
+    /// The algorithm's own process at a hospital.
+    Run(usize),
+}
+
+/// When: at the n-th event of this kind (and status) of the job.
+#[derive(Debug, Clone, Copy)]
+struct When {
+    kind: EventKind,
+    status: Option<RunStatus>,
+    nth: usize,
+}
+
+const fn event(kind: EventKind, nth: usize) -> When {
+    When { kind, status: None, nth }
+}
+
+const fn became(status: RunStatus, nth: usize) -> When {
+    When { kind: EventKind::RunStatus, status: Some(status), nth }
+}
+
+#[tokio::test]
+async fn a_central_function_and_its_subtasks_survive_any_death() {
+    use EventKind::{RunAssigned, TaskCreated};
+    use RunStatus::{Active, Completed};
+    use Victim::{Coordinator, Node, Run};
+    let points = [
+        (Coordinator, event(TaskCreated, 1)),
+        (Coordinator, became(Active, 1)),
+        (Coordinator, event(TaskCreated, 2)),
+        (Coordinator, became(Completed, 1)),
+        (Coordinator, became(Completed, 5)),
+        (Coordinator, event(RunAssigned, 9)),
+        (Node(0), event(RunAssigned, 1)),
+        (Node(0), became(Active, 1)),
+        (Node(0), event(TaskCreated, 2)),
+        (Node(0), became(Completed, 3)),
+        (Node(1), event(TaskCreated, 1)),
+        (Node(1), event(RunAssigned, 3)),
+        (Node(1), became(Active, 3)),
+        (Node(1), became(Completed, 4)),
+        (Node(2), event(TaskCreated, 3)),
+        (Node(2), became(Completed, 7)),
+        (Run(0), became(Active, 1)),
+        (Run(0), event(TaskCreated, 2)),
+        (Run(0), became(Completed, 3)),
+    ];
+    let mut lab = Lab::start().await;
+    let expected = story(&mut lab, Kind::Central, None).await;
+    assert!(expected.runs > 9, "the story has rounds: {expected:?}");
+    for point in points {
+        let shape = story(&mut lab, Kind::Central, Some(point)).await;
+        assert_eq!(shape, expected, "as many tasks and runs as without a death, after {point:?}");
+    }
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn twins_survive_any_death() {
+    use EventKind::{PortRegistered, RunAssigned};
+    use RunStatus::{Active, Completed};
+    use Victim::{Coordinator, Node, Run};
+    let points = [
+        (Coordinator, event(RunAssigned, 3)),
+        (Coordinator, event(PortRegistered, 1)),
+        (Coordinator, became(Active, 2)),
+        (Coordinator, became(Completed, 1)),
+        (Node(0), event(RunAssigned, 1)),
+        (Node(0), event(PortRegistered, 2)),
+        (Node(1), became(Active, 2)),
+        (Node(2), became(Active, 3)),
+        (Node(1), became(Completed, 1)),
+        (Run(0), became(Active, 1)),
+        (Run(1), became(Active, 3)),
+        (Run(2), became(Active, 2)),
+    ];
+    let mut lab = Lab::start().await;
+    let expected = story(&mut lab, Kind::Twins, None).await;
+    assert_eq!(expected, Shape { tasks: 1, runs: 3 });
+    for point in points {
+        let shape = story(&mut lab, Kind::Twins, Some(point)).await;
+        assert_eq!(shape, expected, "as many tasks and runs as without a death, after {point:?}");
+    }
+    lab.end().await;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Central,
+    Twins,
+}
+
+/// How many tasks and runs a job consists of.
+#[derive(Debug, PartialEq, Eq)]
+struct Shape {
+    tasks: usize,
+    runs: usize,
+}
+
+const FORMULA: &str = "cens ~ age + tsize + pnodes + horTh";
+
+/// Asks for a regression, kills at the point, restarts, and checks the result and that nothing ran twice.
+async fn story(lab: &mut Lab, kind: Kind, point: Option<(Victim, When)>) -> Shape {
+    let researcher = &lab.federation.researcher;
+    let mut events = researcher.api().events(After::Latest);
+    loop {
+        match events.next().await.expect("the events go on") {
+            Update::Connected { .. } => break,
+            Update::Event(_) | Update::Disconnected { .. } => {}
+        }
+    }
+    let (function, at) = match kind {
+        Kind::Central => ("logistic", Some(0)),
+        Kind::Twins => ("logistic_twin", None),
+    };
+    let task = lab.post(function, at, json!({"formula": FORMULA})).await;
+
+    let mut struck = BTreeMap::new();
+    if let Some((victim, when)) = point {
+        let mut left = when.nth;
+        let wait = async {
+            while left > 0 {
+                let Some(update) = events.next().await else { panic!("the events ended") };
+                if let Update::Event(event) = update
+                    && event.job_id == Some(task.job_id)
+                    && event.kind == when.kind
+                    && (when.status.is_none() || event.status == when.status)
+                {
+                    left -= 1;
+                }
+            }
+        };
+        let met = tokio::time::timeout(PATIENCE, wait).await.is_ok();
+        assert!(met, "the point {point:?} was never reached");
+        match victim {
+            Victim::Coordinator => {
+                lab.federation.coordinator.kill().await.unwrap();
+                lab.federation.restart_coordinator().await.unwrap();
+            }
+            Victim::Node(hospital) => {
+                lab.kill_node(hospital).await;
+                lab.start_node(hospital);
+            }
+            Victim::Run(hospital) => {
+                // By the time of the event the run may have ended: then there is nothing to kill, and nothing happens.
+                if kill_run(lab, hospital) {
+                    struck.insert(hospital, 1);
+                }
+            }
+        }
+    }
+    let results = lab.finish(task.id).await;
+    for (organization, content) in results.contents().unwrap_or_else(|error| panic!("after {point:?}: {error}")) {
+        let fit: Value = content.json().unwrap();
+        let deviance = fit["deviance"].as_f64().unwrap();
+        let pooled = gbsg2_reference()["logistic cens ~ age+tsize+pnodes+horTh"]["deviance"].as_f64().unwrap();
+        assert!((deviance - pooled).abs() < 1e-9 * pooled, "at {organization} after {point:?}");
+    }
+    nothing_ran_twice(lab, task.job_id, &struck, point).await;
+    shape(lab, task.id, task.job_id).await
+}
+
+/// Kills the process of the algorithm, not its agent. `false` when none is at work.
+fn kill_run(lab: &Lab, hospital: usize) -> bool {
+    let node = lab.federation.hospitals[hospital].daemon.pid().unwrap();
+    let agents: Vec<i32> = processes()
+        .into_iter()
+        .filter(|(pid, line)| line.contains("twinmesh-sandbox-init") && parent(*pid) == Some(node.cast_signed()))
+        .map(|(pid, _)| pid)
+        .collect();
+    let run = processes().into_iter().find(|(pid, _)| parent(*pid).is_some_and(|parent| agents.contains(&parent)));
+    let Some((pid, _)) = run else { return false };
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok()
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// Every run of the job was started once by its node; one whose process was killed from outside at most once more.
+async fn nothing_ran_twice(
+    lab: &Lab,
+    job: JobId,
+    struck: &BTreeMap<usize, i64>,
+    point: Option<(Victim, When)>,
+) {
+    for hospital in 0..lab.federation.hospitals.len() {
+        let journal = lab.journal(hospital).await;
+        let more: Vec<(i64, i64)> = sqlx::query("SELECT run_id, attempts FROM run WHERE job_id = $1 AND attempts > 1")
+            .bind(job.get())
+            .fetch_all(&journal)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect();
+        journal.close().await;
+        let allowed = struck.get(&hospital).copied().unwrap_or(0);
+        let extra: i64 = more.iter().map(|(_, attempts)| attempts - 1).sum();
+        assert!(extra <= allowed, "hospital {hospital} started runs again: {more:?}, after {point:?}");
+    }
+}
+
+async fn shape(lab: &Lab, task: TaskId, job: JobId) -> Shape {
+    let database = lab.coordinator_database().await;
+    let count = async |query: &'static str| -> usize {
+        let row = sqlx::query(query).bind(job.get()).fetch_one(&database).await.unwrap();
+        usize::try_from(row.get::<i64, _>(0)).unwrap()
+    };
+    // The last reports of partials may still be on their way when the central function has its answer.
+    until("all runs of the job have ended", async || {
+        let open = count("SELECT count(*) FROM run JOIN task ON task.id = run.task_id WHERE job_id = $1 AND finished_at IS NULL");
+        (open.await == 0).then_some(())
+    })
+    .boxed_local()
+    .await;
+    let failed = count(
+        "SELECT count(*) FROM run JOIN task ON task.id = run.task_id WHERE job_id = $1 AND status != 'completed'",
+    )
+    .await;
+    assert_eq!(failed, 0, "no run of task {task} failed");
+    let shape = Shape {
+        tasks: count("SELECT count(*) FROM task WHERE job_id = $1").await,
+        runs: count("SELECT count(*) FROM run JOIN task ON task.id = run.task_id WHERE job_id = $1").await,
+    };
+    database.close().await;
+    shape
+}

@@ -1,1 +1,0 @@
-//! End-to-end stories of Twinmesh; see `e2e/`.
