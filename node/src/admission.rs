@@ -1,0 +1,268 @@
+//! Whether a run may start, by this node's own pins, policy and journal; the coordinator's word counts for nothing.
+
+use serde::Deserialize;
+use twinmesh_protocol::{
+    digest::Digest,
+    id::{OrganizationId, TaskId, UserId},
+    manifest::{SignedManifest, TaskManifest},
+    sealed::Direction,
+    status::RunStatus,
+    time::Time,
+    wire::{One, Run, Task, TaskDatabase},
+};
+
+use crate::{
+    config::Algorithm,
+    journal::Details,
+    policy::{Policy, Request},
+    sealing::{Correspondent, Home},
+    trust::{Sources, TrustError},
+};
+
+/// How deep subtasks of subtasks may go. Published algorithms use two levels.
+const MAX_DEPTH: usize = 16;
+
+/// A run that may start.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    pub details: Details,
+    /// The digest of its manifest, and the end of its life.
+    pub manifest: Option<(Digest, i64)>,
+    pub input: Vec<u8>,
+    pub algorithm: Algorithm,
+    pub databases: Vec<TaskDatabase>,
+}
+
+/// Why a run may not start, as it is reported.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    pub status: RunStatus,
+    pub reason: String,
+}
+
+/// Why a run was not admitted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmissionError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The coordinator cannot be asked at the moment.
+    #[error("the task cannot be judged yet")]
+    Later(#[source] TrustError),
+}
+
+/// What decides.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "it borrows what has its own, and lives for one decision")]
+pub struct Judge<'a> {
+    pub home: &'a Home,
+    pub policy: &'a Policy,
+    pub sources: &'a dyn Sources,
+}
+
+fn not_allowed(reason: impl Into<String>) -> Refusal {
+    Refusal { status: RunStatus::NotAllowed, reason: reason.into() }
+}
+
+/// The task of a run as `include=task` gives it.
+///
+/// # Errors
+///
+/// When the coordinator left it out.
+pub fn task_of(run: &Run) -> Result<&Task, Refusal> {
+    match &run.task {
+        Some(One::Item(task)) => Ok(task),
+        Some(One::Link(_)) | None => {
+            Err(Refusal { status: RunStatus::Failed, reason: "the coordinator sent the run without its task".into() })
+        }
+    }
+}
+
+impl Judge<'_> {
+    /// Decides about a run.
+    ///
+    /// # Errors
+    ///
+    /// The first reason against it, in words for the person who asked.
+    pub async fn admit(&self, run: &Run, now: Time) -> Result<Admitted, AdmissionError> {
+        let task = task_of(run)?;
+        let collaboration = task.collaboration.as_ref().map(|link| link.id);
+        if collaboration != Some(self.home.collaboration_id.get()) {
+            return Err(not_allowed("the task belongs to another collaboration than this node").into());
+        }
+        let initiator = task
+            .init_org
+            .as_ref()
+            .map(|link| OrganizationId::new(link.id))
+            .ok_or_else(|| not_allowed("the task does not say which organization asks"))?;
+        let labels: Vec<String> = task.databases.iter().map(|database| database.label.clone()).collect();
+        let request = Request {
+            image: &task.image,
+            user: task.init_user.as_ref().map(|link| UserId::new(link.id)),
+            organization: initiator,
+            databases: &labels,
+        };
+        self.policy.check(request).map_err(|refusal| not_allowed(refusal.to_string()))?;
+        let algorithm = self
+            .policy
+            .algorithm(&task.image)
+            .map_err(|error| Refusal { status: RunStatus::NonExistingImage, reason: error.to_string() })?
+            .clone();
+        let input = run.input.as_deref().unwrap_or_default();
+
+        let signed = match &task.manifest {
+            Some(signed) => {
+                let manifest = self.verify(signed, task, input, &labels, initiator, now).await?;
+                Some((signed, manifest))
+            }
+            None if self.policy.require_signed_tasks => {
+                return Err(not_allowed(
+                    "the task is not signed, and this node runs signed tasks only (`policies.require_signed_tasks`)",
+                )
+                .into());
+            }
+            None if self.home.encrypted => {
+                return Err(not_allowed(
+                    "the task is not signed; in an encrypted collaboration its result could not be sealed",
+                )
+                .into());
+            }
+            None => None,
+        };
+        let members = match &signed {
+            Some((signed, manifest)) => self.root(signed, manifest, task, now).await?,
+            None => (format!("job-{}", task.job_id), Vec::new()),
+        };
+        let from = match &signed {
+            Some((signed, manifest)) => {
+                Some(Correspondent { organization_id: manifest.initiator, key: *signed.key(), nonce: manifest.nonce })
+            }
+            None => None,
+        };
+        let input = self
+            .home
+            .read(Direction::Input, from.as_ref(), input)
+            .map_err(|error| not_allowed(format!("the input cannot be read: {error}")))?;
+        if let Some((_, manifest)) = &signed {
+            check_method(&input, manifest)?;
+        }
+        Ok(Admitted {
+            details: Details {
+                image: task.image.clone(),
+                initiator,
+                manifest: signed.as_ref().map(|(signed, _)| (*signed).clone()),
+                mesh: members.0,
+                members: members.1,
+            },
+            manifest: signed.map(|(signed, manifest)| (signed.digest(), manifest.not_after)),
+            input,
+            algorithm,
+            databases: task.databases.clone(),
+        })
+    }
+
+    /// Verifies what was signed against the pin of who signed, and that the task is what was signed.
+    async fn verify(
+        &self,
+        signed: &SignedManifest,
+        task: &Task,
+        input: &str,
+        labels: &[String],
+        initiator: OrganizationId,
+        now: Time,
+    ) -> Result<TaskManifest, AdmissionError> {
+        let manifest = self.verify_signature(signed, initiator).await?;
+        let refuse = |error: &dyn std::fmt::Display| not_allowed(format!("the task is not what was signed: {error}"));
+        manifest
+            .check(now, self.home.collaboration_id, &task.image, self.home.organization_id, input)
+            .map_err(|error| not_allowed(error.to_string()))?;
+        if manifest.initiator != initiator {
+            let signer = manifest.initiator;
+            return Err(
+                refuse(&format!("organization {signer} signed, organization {initiator} is said to ask")).into()
+            );
+        }
+        if manifest.databases != labels {
+            let signed = manifest.databases.join(", ");
+            return Err(refuse(&format!("its databases are `{}`, signed are `{signed}`", labels.join(", "))).into());
+        }
+        if manifest.parent.is_some() != task.parent.is_some() {
+            let text =
+                if task.parent.is_some() { "it has a parent that was not signed" } else { "its parent is missing" };
+            return Err(refuse(&text).into());
+        }
+        Ok(manifest)
+    }
+
+    async fn verify_signature(
+        &self,
+        signed: &SignedManifest,
+        initiator: OrganizationId,
+    ) -> Result<TaskManifest, AdmissionError> {
+        let pinned = self.sources.key(initiator).await.map_err(|error| {
+            if error.is_transient() { AdmissionError::Later(error) } else { not_allowed(error.to_string()).into() }
+        })?;
+        Ok(signed
+            .verify(&pinned)
+            .map_err(|error| not_allowed(format!("{error} (the key pinned for organization {initiator})")))?)
+    }
+
+    /// Walks up to the task that a person made: verifies that each subtask stays within its parent. Returns the name and
+    /// the members of the job's mesh.
+    async fn root(
+        &self,
+        signed: &SignedManifest,
+        manifest: &TaskManifest,
+        task: &Task,
+        now: Time,
+    ) -> Result<(String, Vec<OrganizationId>), AdmissionError> {
+        let mut signed = signed.clone();
+        let mut manifest = manifest.clone();
+        let mut parent_id = task.parent.as_ref().map(|link| TaskId::new(link.id));
+        for _ in 0..MAX_DEPTH {
+            let (Some(_), Some(id)) = (manifest.parent, parent_id) else {
+                if manifest.parent.is_some() {
+                    return Err(not_allowed("a parent of the task is missing").into());
+                }
+                return Ok((signed.digest().to_string(), manifest.participants().into_iter().collect()));
+            };
+            let ancestor = self.sources.ancestor(id).await.map_err(|error| {
+                if error.is_transient() {
+                    AdmissionError::Later(error)
+                } else {
+                    not_allowed(format!("the parent task {id} cannot be had: {error}")).into()
+                }
+            })?;
+            let parent = ancestor.manifest.ok_or_else(|| not_allowed(format!("the parent task {id} is not signed")))?;
+            let unverified =
+                parent.read_unverified().map_err(|error| not_allowed(format!("the parent task {id}: {error}")))?;
+            let parent_manifest = self.verify_signature(&parent, unverified.initiator).await?;
+            parent_manifest.check_time(now).map_err(|error| not_allowed(format!("the parent task {id}: {error}")))?;
+            manifest.check_within(&parent, &parent_manifest).map_err(|error| not_allowed(error.to_string()))?;
+            signed = parent;
+            manifest = parent_manifest;
+            parent_id = ancestor.parent_id;
+        }
+        Err(not_allowed(format!("the task is a subtask more than {MAX_DEPTH} levels deep")).into())
+    }
+}
+
+/// Checks that the input calls the function that was signed.
+fn check_method(input: &[u8], manifest: &TaskManifest) -> Result<(), Refusal> {
+    #[derive(Deserialize)]
+    struct Input {
+        method: String,
+    }
+    let input: Input = serde_json::from_slice(input).map_err(|_| Refusal {
+        status: RunStatus::Failed,
+        reason: "the input is no JSON object with a `method`".into(),
+    })?;
+    if input.method != manifest.function {
+        let (found, signed) = (input.method, &manifest.function);
+        return Err(not_allowed(format!("the input calls `{found}`, but `{signed}` was signed")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,504 @@
+//! The node's configuration: one TOML file, overridden by `NODE__SECTION__KEY` variables, overridden by flags.
+
+mod value;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    time::Duration,
+};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use figment::{
+    Figment,
+    providers::{Env, Format as _, Toml},
+};
+use serde::{Deserialize, Serialize};
+use twinmesh_protocol::id::{OrganizationId, UserId};
+use url::Url;
+
+pub use value::{InvalidValue, Period, Size};
+
+use crate::runtime::{Limits, Secret};
+
+/// Everything that a node's administrator decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the coordinator is; with or without the trailing `/api`.
+    pub coordinator_url: Url,
+    /// The node's API key. Either this or `api_key_file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
+    /// A file that holds the API key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<Utf8PathBuf>,
+    /// Where the node keeps its journal, keys and runs. Nobody else may use it.
+    pub state_directory: Utf8PathBuf,
+    /// The organization's private key (PKCS#8 PEM, Ed25519), made by `create-private-key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<Utf8PathBuf>,
+    #[serde(default)]
+    pub encryption: Encryption,
+    /// The data that tasks may ask for by label.
+    #[serde(default)]
+    pub databases: Vec<Database>,
+    /// The algorithms that this node can run. Empty means the built-in ones.
+    #[serde(default)]
+    pub algorithms: Vec<Algorithm>,
+    #[serde(default)]
+    pub policies: Policies,
+    #[serde(default)]
+    pub runtime: RuntimeSection,
+    #[serde(default)]
+    pub overlay: OverlaySection,
+    /// Further variables for every run; they win over the node's own.
+    #[serde(default)]
+    pub algorithm_env: BTreeMap<String, String>,
+    /// The keys of other organizations by their id: a PEM text or a fingerprint. Others are pinned on first sight.
+    #[serde(default)]
+    pub pins: BTreeMap<String, String>,
+    /// Whether the last lines of a failed run's output go to the coordinator, where they are not encrypted. By default only in
+    /// collaborations that are not encrypted. Why a run was refused is always sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_algorithm_logs: Option<bool>,
+}
+
+/// `[encryption]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Encryption {
+    /// Whether the collaboration is encrypted. The node refuses to start when the coordinator says otherwise.
+    pub enabled: bool,
+}
+
+impl Default for Encryption {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+/// `[[databases]]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// What tasks call it: letters, digits and `_`.
+    pub label: String,
+    #[serde(rename = "type")]
+    pub kind: DatabaseKind,
+    pub path: Utf8PathBuf,
+}
+
+/// What a database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DatabaseKind {
+    Csv,
+}
+
+impl DatabaseKind {
+    /// The contract's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+        }
+    }
+}
+
+/// `[[algorithms]]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Algorithm {
+    /// The exact reference that tasks name.
+    pub image: String,
+    /// Whether it is the image that is part of this program.
+    #[serde(default)]
+    pub builtin: bool,
+    /// The directory that holds the unpacked image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Utf8PathBuf>,
+    /// Program and arguments, as the image sees them.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// The variables of the image, as they are.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_directory: Option<Utf8PathBuf>,
+    /// The ports on which its twins may reach it.
+    #[serde(default)]
+    pub ports: Vec<AlgorithmPort>,
+}
+
+/// A port that an image exposes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlgorithmPort {
+    pub port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+impl Algorithm {
+    /// The algorithms that are part of this program.
+    pub fn builtin() -> Self {
+        Self {
+            image: BUILTIN_IMAGE.to_owned(),
+            builtin: true,
+            root: None,
+            command: Vec::new(),
+            environment: BTreeMap::new(),
+            working_directory: None,
+            ports: twinmesh_algorithms::EXPOSED_PORTS
+                .iter()
+                .map(|(port, label)| AlgorithmPort { port: *port, label: Some((*label).to_owned()) })
+                .collect(),
+        }
+    }
+}
+
+/// The reference of the image that is part of this program.
+pub const BUILTIN_IMAGE: &str = twinmesh_algorithms::IMAGE;
+
+/// `[policies]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policies {
+    /// Exact image references. By default the built-in image only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_algorithms: Option<BTreeSet<String>>,
+    /// Whose tasks are run. Where this and `allowed_organizations` are given, one of them suffices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_users: Option<BTreeSet<UserId>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_organizations: Option<BTreeSet<OrganizationId>>,
+    /// Whether tasks without a valid signature are refused. By default where the collaboration is encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub require_signed_tasks: Option<bool>,
+}
+
+/// `[runtime]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuntimeSection {
+    /// The weakest confinement with which the node may start.
+    pub minimum: Minimum,
+    /// Whether to make no namespaces even where they are possible.
+    pub lite: bool,
+    /// How long a run goes on while its node is away.
+    pub orphan_grace: Period,
+    /// How many runs may be under way at a time; more wait.
+    pub concurrent_runs: usize,
+    pub limits: LimitsSection,
+}
+
+impl Default for RuntimeSection {
+    fn default() -> Self {
+        Self {
+            minimum: Minimum::Full,
+            lite: false,
+            orphan_grace: Period(Duration::from_secs(600)),
+            concurrent_runs: 64,
+            limits: LimitsSection::default(),
+        }
+    }
+}
+
+/// How strongly runs must be confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Minimum {
+    /// Own namespaces, Landlock, seccomp and limits.
+    Full,
+    /// Landlock, seccomp and limits; built-in algorithms only.
+    Lite,
+}
+
+/// `[runtime.limits]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    pub memory: Size,
+    pub processes: u32,
+    /// How long a run may take.
+    pub time: Period,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_time: Option<Period>,
+    /// Any one file that a run writes.
+    pub file: Size,
+    pub result: Size,
+    pub log: Size,
+    /// The temporary folder.
+    pub temporary: Size,
+    /// How large the node's journal may grow, where the disk does not set the limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal: Option<Size>,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            memory: Size(limits.memory_bytes),
+            processes: limits.processes,
+            time: Period(limits.wall_time),
+            cpu_time: limits.cpu_time.map(Period),
+            file: Size(limits.file_bytes),
+            result: Size(limits.output_bytes),
+            log: Size(limits.log_bytes),
+            temporary: Size(limits.temporary_bytes),
+            journal: None,
+        }
+    }
+}
+
+impl LimitsSection {
+    /// The same as the runtime wants it.
+    pub fn to_limits(&self) -> Limits {
+        Limits {
+            memory_bytes: self.memory.0,
+            processes: self.processes,
+            wall_time: self.time.0,
+            cpu_time: self.cpu_time.map(|period| period.0),
+            file_bytes: self.file.0,
+            output_bytes: self.result.0,
+            log_bytes: self.log.0,
+            temporary_bytes: self.temporary.0,
+        }
+    }
+}
+
+/// `[overlay]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OverlaySection {
+    /// Multiaddresses to listen at; by default all interfaces, ports chosen by the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<Vec<String>>,
+    /// Multiaddresses under which others reach this node through a firewall that the administrator has opened.
+    pub external: Vec<String>,
+    /// Use only the coordinator's relay: listen nowhere, dial no peer.
+    pub relayed_only: bool,
+}
+
+/// Why there is no usable configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration file `{path}`")]
+    Read { path: Utf8PathBuf, source: io::Error },
+    #[error("the configuration is not valid: {problem}")]
+    Invalid { problem: String },
+    #[error("`{key}` is missing: {hint}")]
+    Missing { key: &'static str, hint: &'static str },
+    #[error("`{key}` is wrong: {problem}")]
+    Value { key: String, problem: String },
+}
+
+impl Config {
+    /// Reads the file, and the environment over it.
+    ///
+    /// Relative paths in the result are as written; [`Config::resolve`] takes them from the file's folder.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, has an unknown key, or lacks one; the message names file and key.
+    pub fn load(path: &Utf8Path) -> Result<Self, ConfigError> {
+        // Read here, because figment takes a file that is missing for one that is empty.
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        text.parse::<toml::Table>().map_err(|error| ConfigError::Invalid { problem: format!("{path}: {error}") })?;
+        let figment = Figment::from(Toml::file(path.as_std_path())).merge(Env::prefixed("NODE__").split("__"));
+        let mut config: Self =
+            figment.extract().map_err(|errors| ConfigError::Invalid { problem: explain(&errors, path) })?;
+        if let Some(folder) = path.parent() {
+            config.resolve(folder);
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Takes relative paths as relative to `folder`.
+    pub fn resolve(&mut self, folder: &Utf8Path) {
+        let join = |path: &mut Utf8PathBuf| *path = folder.join(&*path);
+        join(&mut self.state_directory);
+        self.api_key_file.iter_mut().for_each(join);
+        self.private_key.iter_mut().for_each(join);
+        self.databases.iter_mut().for_each(|database| join(&mut database.path));
+        self.algorithms.iter_mut().filter_map(|algorithm| algorithm.root.as_mut()).for_each(join);
+    }
+
+    /// Checks what the types alone do not say. Touches nothing.
+    ///
+    /// # Errors
+    ///
+    /// The first key that is wrong.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key: String, problem: &str| Err(ConfigError::Value { key, problem: problem.into() });
+        match (&self.api_key, &self.api_key_file) {
+            (None, None) => {
+                let hint = "give the key that the coordinator showed when the node was registered, or `api_key_file`";
+                return Err(ConfigError::Missing { key: "api_key", hint });
+            }
+            (Some(_), Some(_)) => return wrong("api_key".into(), "`api_key_file` is given too; keep one of them"),
+            (Some(_), None) | (None, Some(_)) => {}
+        }
+        if self.encryption.enabled && self.private_key.is_none() {
+            let hint =
+                "an encrypted collaboration needs the organization's key; `twinmesh-node create-private-key` makes one";
+            return Err(ConfigError::Missing { key: "private_key", hint });
+        }
+        let mut labels = BTreeSet::new();
+        for database in &self.databases {
+            let key = format!("databases: `{}`", database.label);
+            if !is_identifier(&database.label) {
+                return wrong(key, "a label consists of letters, digits and `_` and does not begin with a digit");
+            }
+            // Variables carry labels in upper case, so two labels must differ by more than case.
+            if !labels.insert(database.label.to_uppercase()) {
+                return wrong(key, "another database has this label (case does not count)");
+            }
+        }
+        let mut images = BTreeSet::new();
+        for algorithm in &self.algorithms {
+            let key = format!("algorithms: `{}`", algorithm.image);
+            if !images.insert(&algorithm.image) {
+                return wrong(key, "the image is listed twice");
+            }
+            match (algorithm.builtin, &algorithm.root) {
+                (true, None) | (false, Some(_)) => {}
+                (true, Some(_)) => return wrong(key, "a built-in image has no `root`"),
+                (false, None) => return wrong(key, "give its `root` and `command`, or `builtin = true`"),
+            }
+            if algorithm.builtin && algorithm.image != BUILTIN_IMAGE {
+                let problem = format!("the built-in image is `{}`", BUILTIN_IMAGE);
+                return Err(ConfigError::Value { key, problem });
+            }
+            if !algorithm.builtin && algorithm.command.is_empty() {
+                return wrong(key, "`command` is missing");
+            }
+        }
+        if let Some(name) = self.algorithm_env.keys().find(|name| !is_identifier(name)) {
+            return wrong(format!("algorithm_env.{name}"), "a variable's name consists of letters, digits and `_`");
+        }
+        if let Some(id) = self.pins.keys().find(|id| id.parse::<OrganizationId>().is_err()) {
+            return wrong(format!("pins.{id}"), "the key of a pin is an organization's id");
+        }
+        if self.runtime.concurrent_runs == 0 {
+            return wrong("runtime.concurrent_runs".into(), "at least 1 is needed");
+        }
+        Ok(())
+    }
+
+    /// The API key, read from its file if need be.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn read_api_key(&self) -> Result<Secret, ConfigError> {
+        match (&self.api_key, &self.api_key_file) {
+            (Some(key), _) => Ok(Secret::new(key.trim())),
+            (None, Some(path)) => fs::read_to_string(path)
+                .map(|text| Secret::new(text.trim()))
+                .map_err(|source| ConfigError::Read { path: path.clone(), source }),
+            (None, None) => Err(ConfigError::Missing { key: "api_key", hint: "give it, or `api_key_file`" }),
+        }
+    }
+
+    /// The algorithms that can be run here.
+    pub fn algorithms(&self) -> Vec<Algorithm> {
+        if self.algorithms.is_empty() { vec![Algorithm::builtin()] } else { self.algorithms.clone() }
+    }
+
+    /// The settings in effect as TOML, without secrets.
+    pub fn redacted(&self) -> String {
+        let mut copy = self.clone();
+        if copy.api_key.is_some() {
+            copy.api_key = Some("[redacted]".into());
+        }
+        copy.algorithm_env.values_mut().for_each(|value| *value = "[redacted]".into());
+        toml::to_string_pretty(&copy).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
+    }
+}
+
+/// Names file and key of each problem.
+fn explain(errors: &figment::Error, path: &Utf8Path) -> String {
+    let lines: Vec<String> = errors
+        .clone()
+        .into_iter()
+        .map(|error| {
+            let key = if error.path.is_empty() { String::new() } else { format!(" in `{}`", error.path.join(".")) };
+            let is_file = error.metadata.as_ref().is_none_or(|metadata| !metadata.name.contains("environment"));
+            let place = if is_file { path.to_string() } else { "environment (NODE__…)".into() };
+            format!("{place}: {}{key}", error.kind)
+        })
+        .collect();
+    lines.join("; ")
+}
+
+/// Whether the text can be part of a variable's name.
+pub fn is_identifier(text: &str) -> bool {
+    let mut characters = text.chars();
+    characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
+        && characters.all(|character| character.is_ascii_alphanumeric() || character == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "coordinator_url = \"http://127.0.0.1:5000\"\napi_key = \"secret\"\nstate_directory = \"state\"\nprivate_key = \"key.pem\"\n";
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("node.toml")).unwrap();
+        fs::write(&path, text).unwrap();
+        Config::load(&path)
+    }
+
+    #[test]
+    fn the_smallest_file_gives_safe_defaults() {
+        let config = load(SMALL).unwrap();
+        assert!(config.encryption.enabled);
+        assert_eq!(config.runtime.minimum, Minimum::Full);
+        assert_eq!(config.algorithms(), vec![Algorithm::builtin()]);
+        assert!(config.state_directory.is_absolute(), "relative paths are taken from the file's folder");
+        assert_eq!(config.read_api_key().unwrap().expose(), "secret");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_file() {
+        for (text, key) in [
+            (format!("{SMALL}colour = 1\n"), "colour"),
+            (format!("{SMALL}[policies]\nallow_all = true\n"), "allow_all"),
+            (format!("{SMALL}[runtime.limits]\nmemry = \"1GiB\"\n"), "memry"),
+            (format!("{SMALL}[[databases]]\nlabel=\"a\"\ntype=\"csv\"\npath=\"x\"\nuri=\"y\"\n"), "uri"),
+        ] {
+            let message = load(&text).unwrap_err().to_string();
+            assert!(message.contains(key) && message.contains("node.toml"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_named() {
+        for (text, expected) in [
+            (SMALL.replace("api_key", "api_keys"), "api_keys"),
+            (SMALL.replace("api_key = \"secret\"", ""), "api_key"),
+            (SMALL.replace("private_key = \"key.pem\"", ""), "create-private-key"),
+            (format!("{SMALL}[runtime]\norphan_grace = \"soon\"\n"), "orphan_grace"),
+            (format!("{SMALL}[pins]\nx = \"y\"\n"), "pins.x"),
+            (format!("{SMALL}[[databases]]\nlabel=\"1a\"\ntype=\"csv\"\npath=\"x\"\n"), "1a"),
+            (format!("{SMALL}[[algorithms]]\nimage=\"x\"\n"), "root"),
+            (format!("{SMALL}[[algorithms]]\nimage=\"x\"\nbuiltin=true\n"), "built-in image is"),
+        ] {
+            let message = load(&text).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_has_no_secret_and_reads_back() {
+        let config = load(&format!("{SMALL}[algorithm_env]\nPASSWORD = \"hunter2\"\n")).unwrap();
+        let shown = config.redacted();
+        assert!(!shown.contains("secret") && !shown.contains("hunter2"), "{shown}");
+        assert!(toml::from_str::<Config>(&shown).is_ok(), "{shown}");
+    }
+}

@@ -1,0 +1,192 @@
+//! Makes subtasks: seals their inputs, signs what they are, and makes each only once.
+
+use axum::{http::StatusCode, response::Response};
+use data_encoding::HEXLOWER;
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use twinmesh_client::Api;
+use twinmesh_protocol::{
+    digest::Digest,
+    id::OrganizationId,
+    manifest::{MANIFEST_VERSION, Nonce, Receiver, SignedManifest, TaskManifest},
+    payload,
+    sealed::Direction,
+    signed::Signed,
+    wire::{NewTask, Task},
+};
+
+use super::{Failure, Gateway, answer, forward::patiently};
+use crate::{
+    journal::{JournalError, SubtaskClaim},
+    sealing::Correspondent,
+    trust::Sources as _,
+};
+
+impl Gateway {
+    pub(super) async fn create_subtask(&self, api: &Api, body: &[u8], key: Option<&str>) -> Result<Response, Failure> {
+        let mut new: NewTask =
+            serde_json::from_slice(body).map_err(|error| bad_request(format!("the task cannot be read: {error}")))?;
+        if new.organizations.is_empty() {
+            return Err(bad_request("Organizations missing from input"));
+        }
+        if new.manifest.is_some() {
+            return Err(bad_request("an algorithm does not sign its subtasks; its node does"));
+        }
+        new.image.clone_from(&self.served.accepted.details.image);
+        new.collaboration_id = Some(self.services.home.collaboration_id);
+        let content = content_key(&new, key)?;
+
+        let claim = self.claim(content).await?;
+        let made = self.make(api, new, &claim).await;
+        self.busy.lock().await.remove(&(claim.content, claim.occurrence));
+        let task = made?;
+        if let Err(error) = self.services.journal.subtask_answered(&claim, task.id).await {
+            // The coordinator knows the task by its key, so it is found again without this entry.
+            tracing::warn!(run.id = %self.served.run_id, %error, "a subtask is not recorded");
+        }
+        Ok(answer(StatusCode::CREATED, &json!(task)))
+    }
+
+    async fn claim(&self, content: Digest) -> Result<SubtaskClaim, Failure> {
+        let mut busy = self.busy.lock().await;
+        let served = &self.served;
+        let claim = self.services.journal.subtask_claim(served.run_id, served.attempt, content, &busy).await.map_err(
+            |error| match error {
+                JournalError::Full => Failure::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string()),
+                error => {
+                    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the subtask cannot be recorded: {error}"))
+                }
+            },
+        )?;
+        busy.insert((claim.content, claim.occurrence));
+        Ok(claim)
+    }
+
+    async fn make(&self, api: &Api, mut new: NewTask, claim: &SubtaskClaim) -> Result<Task, Failure> {
+        if let Some(task_id) = claim.task_id {
+            tracing::debug!(run.id = %self.served.run_id, task.id = %task_id, "the run asks again for a subtask it made");
+            return patiently(|| api.task_get(task_id)).await;
+        }
+        let parent = self.served.accepted.details.manifest.as_ref();
+        match parent {
+            Some(parent) => self.sign(&mut new, parent, claim).await?,
+            None if self.services.home.encrypted => {
+                return Err(Failure::new(
+                    StatusCode::FORBIDDEN,
+                    "the task of this run is not signed, so it can have no subtasks in an encrypted collaboration",
+                ));
+            }
+            None => {}
+        }
+        let key = self.derive(claim, b"key");
+        let key = HEXLOWER.encode(key.as_bytes());
+        patiently(|| api.task_create(&new, &key)).await
+    }
+
+    /// Seals the inputs and signs the subtask in the organization's name, within what the parent allows.
+    async fn sign(&self, new: &mut NewTask, parent: &SignedManifest, claim: &SubtaskClaim) -> Result<(), Failure> {
+        let home = &self.services.home;
+        let forbidden = |text: String| Failure::new(StatusCode::FORBIDDEN, text);
+        let key = home
+            .key
+            .as_ref()
+            .ok_or_else(|| forbidden("this node has no organization key, so it cannot sign subtasks".into()))?;
+        let parent_manifest =
+            parent.read_unverified().map_err(|error| forbidden(format!("the manifest of the run's task: {error}")))?;
+        let digest = self.derive(claim, b"nonce");
+        let nonce: [u8; 16] = std::array::from_fn(|index| digest.as_bytes()[index]);
+        let nonce = Nonce::new(nonce);
+
+        let mut function = None;
+        let mut receivers = Vec::new();
+        for organization in &mut new.organizations {
+            let content = payload::from_text(&organization.input)
+                .map_err(|_| bad_request(format!("the input of organization {} is not base64", organization.id)))?;
+            let method = method_of(&content, organization.id)?;
+            match &function {
+                None => function = Some(method),
+                Some(first) if *first == method => {}
+                Some(first) => {
+                    return Err(bad_request(format!(
+                        "the inputs call both `{first}` and `{method}`; make one subtask for each function"
+                    )));
+                }
+            }
+            let to = if home.encrypted {
+                let key = self.services.keyring.key(organization.id).await.map_err(|error| {
+                    let status =
+                        if error.is_transient() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_REQUEST };
+                    Failure::new(
+                        status,
+                        format!("the input of organization {} cannot be sealed: {error}", organization.id),
+                    )
+                })?;
+                Some(Correspondent { organization_id: organization.id, key, nonce })
+            } else {
+                None
+            };
+            organization.input = home.write(Direction::Input, to.as_ref(), &content).map_err(|error| {
+                bad_request(format!("the input of organization {} cannot be sealed: {error}", organization.id))
+            })?;
+            receivers.push(Receiver {
+                organization_id: organization.id,
+                input_sha256: Digest::of(organization.input.as_bytes()),
+            });
+        }
+        let manifest = TaskManifest {
+            version: MANIFEST_VERSION,
+            collaboration_id: home.collaboration_id,
+            image: new.image.clone(),
+            function: function.unwrap_or_default(),
+            databases: new.databases.iter().flatten().map(|database| database.label.clone()).collect(),
+            receivers,
+            initiator: home.organization_id,
+            parent: Some(parent.digest()),
+            // What the initiator granted holds for the whole job; each level is checked against the one above.
+            delegation: parent_manifest.delegation.clone(),
+            nonce,
+            issued_at: (self.services.clock)().seconds(),
+            not_after: parent_manifest.not_after,
+        };
+        manifest.check_within(parent, &parent_manifest).map_err(|error| forbidden(error.to_string()))?;
+        let signed = Signed::sign(&manifest, key).map_err(|error| bad_request(error.to_string()))?;
+        new.manifest = Some(signed);
+        Ok(())
+    }
+
+    /// A number that belongs to this subtask alone, the same whenever it is asked for again.
+    fn derive(&self, claim: &SubtaskClaim, purpose: &[u8]) -> Digest {
+        let mut hash = Sha256::new();
+        hash.update(b"twinmesh/subtask/1\0");
+        hash.update(purpose);
+        hash.update([0]);
+        hash.update(self.served.accepted.seed.0);
+        hash.update(claim.run_id.get().to_be_bytes());
+        hash.update(claim.content.as_bytes());
+        hash.update(claim.occurrence.to_be_bytes());
+        Digest::of(&hash.finalize())
+    }
+}
+
+fn bad_request(text: impl Into<String>) -> Failure {
+    Failure::new(StatusCode::BAD_REQUEST, text)
+}
+
+/// What tells subtasks apart: all that the run said, and the key it gave them if it did.
+fn content_key(new: &NewTask, key: Option<&str>) -> Result<Digest, Failure> {
+    let mut bytes = serde_json::to_vec(new).map_err(|error| bad_request(error.to_string()))?;
+    bytes.push(0);
+    bytes.extend_from_slice(key.unwrap_or_default().as_bytes());
+    Ok(Digest::of(&bytes))
+}
+
+fn method_of(content: &[u8], organization: OrganizationId) -> Result<String, Failure> {
+    #[derive(Deserialize)]
+    struct Input {
+        method: String,
+    }
+    serde_json::from_slice::<Input>(content)
+        .map(|input| input.method)
+        .map_err(|_| bad_request(format!("the input of organization {organization} is no JSON object with a `method`")))
+}

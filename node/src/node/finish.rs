@@ -1,0 +1,219 @@
+//! From the end of a run to its report at the coordinator.
+
+use std::{sync::Arc, time::Duration};
+
+use twinmesh_client::ApiError;
+use twinmesh_protocol::{
+    id::{OrganizationId, RunId},
+    manifest::TaskManifest,
+    sealed::Direction,
+    status::RunStatus,
+    time::Time,
+    wire::RunPatch,
+};
+
+use super::{begin::DISK_FULL, shared::Shared};
+use crate::{
+    journal::{End, JournalError, Record},
+    reconcile::Conclusion,
+    runtime::{Exit, ExitCause, RunHandle},
+    sealing::Correspondent,
+    trust::Sources as _,
+};
+
+/// How much of a failed run's output is sent, where logs are shared.
+const SHARED_LOG_BYTES: usize = 64 << 10;
+
+/// The pauses between attempts to deliver.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What a finished run comes to: reads its output and log, seals, and writes the report.
+pub(super) async fn report(
+    shared: &Shared,
+    record: &Record,
+    conclusion: Conclusion,
+    exit: &Exit,
+    handle: Option<&Arc<dyn RunHandle>>,
+) -> RunPatch {
+    let mut patch = RunPatch {
+        started_at: Some(record.started_at),
+        finished_at: Some(exit.finished_at),
+        result: Some(String::new()),
+        ..RunPatch::default()
+    };
+    let (status, mut log) = match (conclusion, exit.cause) {
+        (Conclusion::Withdrawn, _) => (RunStatus::Killed, String::new()),
+        (Conclusion::Exit, ExitCause::Code(0)) => match result(shared, record, handle).await {
+            Ok(text) => {
+                patch.result = Some(text);
+                (RunStatus::Completed, String::new())
+            }
+            Err(reason) => (RunStatus::Failed, reason),
+        },
+        (Conclusion::Exit, ExitCause::Killed) => (RunStatus::Killed, "the node ended the run".into()),
+        (Conclusion::Exit, ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::LimitExceeded(_)) => {
+            (RunStatus::Crashed, format!("the run {}", exit.cause))
+        }
+        (Conclusion::Exit, ExitCause::Orphaned | ExitCause::Vanished) | (Conclusion::LostTooOften, _) => {
+            (RunStatus::UnknownError, format!("the run {}; it was started as often as is tolerated", exit.cause))
+        }
+    };
+    let is_failure = !matches!(status, RunStatus::Completed | RunStatus::Killed);
+    let share = shared.config.share_algorithm_logs.unwrap_or(!shared.home.encrypted);
+    if is_failure && let Some(handle) = handle {
+        if share {
+            let text = handle.log().await.unwrap_or_default();
+            log = format!("{log}\n{}", tail(&text)).trim().to_owned();
+        } else {
+            log.push_str(
+                "; its output stays at the node (`share_algorithm_logs` is off there: logs are not encrypted)",
+            );
+        }
+    }
+    patch.status = Some(status);
+    if !log.is_empty() {
+        patch.log = Some(log);
+    }
+    patch
+}
+
+/// The result as it goes over the wire.
+async fn result(shared: &Shared, record: &Record, handle: Option<&Arc<dyn RunHandle>>) -> Result<String, String> {
+    let handle = handle.ok_or("the run's output is lost")?;
+    let output = handle.output().await.map_err(|error| {
+        let hint = "; the node's `runtime.limits.result` may be raised";
+        format!(
+            "there is no result: {error}{}",
+            if matches!(error, crate::runtime::OutputError::TooLarge { .. }) { hint } else { "" }
+        )
+    })?;
+    let to = match record.accepted.as_ref().and_then(|accepted| accepted.details.manifest.as_ref()) {
+        Some(signed) => {
+            let manifest: TaskManifest = signed.read_unverified().map_err(|error| error.to_string())?;
+            let initiator: OrganizationId = manifest.initiator;
+            let key = shared
+                .keyring
+                .key(initiator)
+                .await
+                .map_err(|error| format!("the result cannot be sealed to organization {initiator}: {error}"))?;
+            Some(Correspondent { organization_id: initiator, key, nonce: manifest.nonce })
+        }
+        None => None,
+    };
+    let home = shared.home.clone();
+    // Sealing tens of megabytes takes tens of milliseconds, for which others should not wait.
+    tokio::task::spawn_blocking(move || home.write(Direction::Result, to.as_ref(), &output))
+        .await
+        .map_err(|error| format!("the result cannot be sealed: {error}"))?
+        .map_err(|error| format!("the result cannot be sealed: {error}"))
+}
+
+/// The end of a log, whole lines if possible.
+fn tail(log: &[u8]) -> String {
+    let start = log.len().saturating_sub(SHARED_LOG_BYTES);
+    let rest = &log[start..];
+    let rest = match rest.iter().position(|byte| *byte == b'\n') {
+        Some(line_end) if start > 0 => &rest[line_end + 1..],
+        _ => rest,
+    };
+    let cut = if start > 0 { "[…]\n" } else { "" };
+    format!("{cut}{}", String::from_utf8_lossy(rest))
+}
+
+/// Records a run's end. When there is no room even for that, the report to deliver from memory comes back.
+pub(super) async fn record_end(shared: &Shared, end: End, now: Time) -> Option<RunPatch> {
+    match shared.journal.run_finish(&end, now).await {
+        Ok(()) => return None,
+        Err(error) => {
+            tracing::error!(run.id = %end.run_id, error = format!("{:#}", anyhow::Error::new(error)), "the report of a run cannot be kept");
+        }
+    }
+    // Without its payload it may fit.
+    let keeps_status = end.patch.status.is_some_and(RunStatus::is_failed);
+    let small = End {
+        patch: RunPatch {
+            status: if keeps_status { end.patch.status } else { Some(RunStatus::Failed) },
+            result: Some(String::new()),
+            log: if keeps_status && end.patch.log.as_ref().is_some_and(|log| log.len() < 1024) {
+                end.patch.log.clone()
+            } else {
+                Some(DISK_FULL.into())
+            },
+            ..end.patch
+        },
+        ..end
+    };
+    match shared.journal.run_finish(&small, now).await {
+        Ok(()) => None,
+        Err(JournalError::Full) => Some(small.patch),
+        Err(error) => {
+            tracing::error!(run.id = %small.run_id, %error, "the end of a run cannot be recorded");
+            Some(small.patch)
+        }
+    }
+}
+
+/// Brings a report to the coordinator, however long that takes. Safe to repeat.
+pub(super) async fn deliver(shared: &Shared, run_id: RunId, mut patch: RunPatch) {
+    let mut pause = PAUSE.0;
+    loop {
+        let error = match shared.api.run_patch(run_id, &patch).await {
+            Ok(_) => break,
+            Err(error) => error,
+        };
+        match error {
+            // The run is gone.
+            ref error if error.is_not_found() => break,
+            // It has ended already: as we delivered, or killed in the meantime. Either way there is nothing to add.
+            ref error if matches!(error.status(), Some(400)) && is_finished(shared, run_id).await == Some(true) => {
+                break;
+            }
+            ApiError::Refused(refusal) if matches!(refusal.status, 400 | 413 | 422) => {
+                tracing::error!(run.id = %run_id, "the coordinator refuses the report of the run: {}", refusal.msg);
+                let reason = format!("the coordinator refused the result of the run: {}", refusal.msg);
+                let reduced =
+                    RunPatch { status: Some(RunStatus::Failed), result: None, log: Some(reason), ..patch.clone() };
+                if patch.result.is_none() {
+                    // Even that was refused: repeating it would change nothing.
+                    break;
+                }
+                patch = reduced;
+                continue;
+            }
+            error => {
+                if error.is_transient() {
+                    tracing::debug!(run.id = %run_id, %error, "the report waits for the coordinator");
+                } else {
+                    tracing::warn!(run.id = %run_id, %error, "the report is not taken; trying again");
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+    if let Err(error) = shared.api.port_delete_all(run_id).await {
+        tracing::debug!(run.id = %run_id, %error, "the run's ports are not removed; they end with the run");
+    }
+}
+
+async fn is_finished(shared: &Shared, run_id: RunId) -> Option<bool> {
+    match shared.api.run_get(run_id).await {
+        Ok(run) => Some(run.status.is_finished()),
+        Err(error) if error.is_not_found() => Some(true),
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_long_log_is_kept_in_whole_lines() {
+        assert_eq!(tail(b"short\n"), "short\n");
+        let long: String = (0..20_000).map(|line| format!("line {line}\n")).collect();
+        let kept = tail(long.as_bytes());
+        assert!(kept.len() <= SHARED_LOG_BYTES + 10);
+        assert!(kept.starts_with("[…]\nline ") && kept.ends_with("line 19999\n"));
+    }
+}
