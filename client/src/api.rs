@@ -433,24 +433,22 @@ fn bearer(token: &str) -> HeaderValue {
     value
 }
 
-/// Whether other tokens might help. Lack of permission is 401 too (contract A.1), where renewing would be in vain.
+/// Whether other tokens might help. Lack of permission is 401 too (contract A.1), where renewing would be in vain; our
+/// coordinator tells the two apart by its code, stock ones do not.
 fn is_refused_for_token(error: &ApiError) -> bool {
     let ApiError::Refused(refusal) = error else {
         return false;
     };
+    if !refusal.code.is_empty() {
+        return refusal.code.starts_with("token_");
+    }
     match StatusCode::from_u16(refusal.status) {
-        Ok(StatusCode::UNAUTHORIZED) => !is_permission_code(&refusal.code),
-        // The contract's answer to a token under another secret, as after a restart of the coordinator.
+        Ok(StatusCode::UNAUTHORIZED) => true,
         Ok(StatusCode::UNPROCESSABLE_ENTITY) => {
-            refusal.code.contains("token")
-                || matches!(&*refusal.msg, "Signature verification failed" | "Not enough segments")
+            matches!(&*refusal.msg, "Signature verification failed" | "Not enough segments")
         }
         Ok(_) | Err(_) => false,
     }
-}
-
-fn is_permission_code(code: &str) -> bool {
-    ["permission", "forbidden", "not_allowed", "not_permitted"].iter().any(|word| code.contains(word))
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {

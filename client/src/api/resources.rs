@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, PortId, RoleId, RunId, StudyId, TaskId, UserId};
+use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RunId, StudyId, TaskId, UserId};
 use twinmesh_protocol::key::OrganizationPublicKey;
 use twinmesh_protocol::wire::{
     AlgorithmAddress, AlgorithmAddresses, Collaboration, ContainerToken, ContainerTokenRequest, NewCollaboration,
@@ -575,14 +575,6 @@ impl Api {
     /// As every request.
     pub async fn port_delete_all(&self, run: RunId) -> Result<(), ApiError> {
         self.delete("port", &Query::new().with("run_id", run)).await.map(drop)
-    }
-
-    /// Removes one port of a run; as its node.
-    ///
-    /// # Errors
-    /// As every request.
-    pub async fn port_delete(&self, run: RunId, port: PortId) -> Result<(), ApiError> {
-        self.delete("port", &Query::new().with("run_id", run).with("id", port)).await.map(drop)
     }
 
     /// Where twins can be dialled; with a container's token. The filter holds the contract's words (section D.7).

@@ -56,9 +56,11 @@ impl Client {
     /// When the task is not one of ours, was altered, or the coordinator refuses. What is wrong with a single run
     /// stands in its [`RunOutcome`].
     pub async fn results(&self, id: TaskId) -> Result<TaskResults, ClientError> {
-        let task = self.retried(|| self.api.task_get(id)).await?;
-        let (runs, results) =
-            tokio::try_join!(self.retried(|| self.api.run_list(id)), self.retried(|| self.api.result_list(id)),)?;
+        let (task, runs, results) = tokio::try_join!(
+            self.retried(|| self.api.task_get(id)),
+            self.retried(|| self.api.run_list(id)),
+            self.retried(|| self.api.result_list(id)),
+        )?;
         let members = match &task.collaboration {
             Some(link) => Some(self.collaboration(twinmesh_protocol::id::CollaborationId::new(link.id)).await?),
             None => None,

@@ -74,6 +74,8 @@ pub(crate) struct State {
     pub(crate) refreshes: u32,
     pub(crate) log_ins: u32,
     pub(crate) refuse_refresh: bool,
+    /// Whether refused tokens are told without a code.
+    pub(crate) is_stock: bool,
     /// The bodies of event streams, one a connection.
     pub(crate) streams: Vec<String>,
     made: BTreeMap<String, TaskId>,
@@ -109,6 +111,7 @@ impl Server {
             refreshes: 0,
             log_ins: 0,
             refuse_refresh: false,
+            is_stock: false,
             streams: Vec::new(),
             made: BTreeMap::new(),
         };
@@ -320,7 +323,8 @@ async fn handle(
     let wanted = format!("access-{}", server.state().generation);
     if token.as_deref() != Some(&*wanted) && token.as_deref() != Some("container") {
         let msg = if token.is_none() { "Missing Authorization Header" } else { "Token has expired" };
-        return problem(StatusCode::UNAUTHORIZED, "token_expired", msg);
+        let code = if server.state().is_stock { "" } else { "token_expired" };
+        return problem(StatusCode::UNAUTHORIZED, code, msg);
     }
     if let ["task", id, "status"] = &*segments {
         return held_status(&server, id.parse().unwrap()).await;

@@ -107,6 +107,19 @@ async fn lack_of_permission_renews_nothing() {
 }
 
 #[tokio::test]
+async fn a_coordinator_whose_errors_have_no_codes_is_understood_by_its_words() {
+    let server = Server::start().await;
+    let api = logged_in(&server).await;
+    {
+        let mut state = server.state();
+        state.generation = 2;
+        state.is_stock = true;
+    }
+    assert!(api.organization_get(UNIVERSITY).await.is_ok());
+    assert_eq!(server.state().refreshes, 1);
+}
+
+#[tokio::test]
 async fn a_container_token_is_sent_as_it_is_and_never_renewed() {
     let server = Server::start().await;
     let api = logged_in(&server).await;
