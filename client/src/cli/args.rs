@@ -164,7 +164,10 @@ pub(super) enum Key {
     /// Print the public key and its fingerprint
     Show,
     /// Make the coordinator show this key for my organization
-    Upload,
+    Upload {
+        #[command(flatten)]
+        yes: Yes,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -501,6 +504,9 @@ pub(super) struct TaskCreate {
     /// Wait for the results and print them
     #[arg(long, short)]
     pub(super) wait: bool,
+    /// Show what would be asked, and of whom, without asking
+    #[arg(long, conflicts_with = "wait")]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@ use super::Context;
 use super::account::confirm;
 use super::args::Key;
 use crate::key::{KeyCreation, Upload, create_organization_key, read_organization_key};
+use crate::pins::shown_key;
 
 pub(super) async fn run(context: &Context<'_>, verb: Key) -> anyhow::Result<()> {
     let output = context.output;
@@ -38,8 +39,20 @@ pub(super) async fn run(context: &Context<'_>, verb: Key) -> anyhow::Result<()> 
             output.fields(vec![("file", path.display().into()), ("fingerprint", key.fingerprint().into())])?;
             Ok(output.text(&key.to_pem())?)
         }
-        Key::Upload => {
+        Key::Upload { yes } => {
             let client = context.client().await?;
+            let organization = client.organization();
+            // Whoever pinned the other key, nodes above all, would refuse what is signed with this one.
+            if let (Ok(shown), Some(ours)) = (shown_key(organization), client.public_key())
+                && shown != ours
+            {
+                let question = format!(
+                    "The coordinator shows another key for {} ({}). Replace it for everybody?",
+                    organization.name,
+                    shown.fingerprint()
+                );
+                confirm(yes.yes, &question)?;
+            }
             let upload = client.upload_key().await?;
             let (word, text) = match upload {
                 Upload::Same => ("same", "The coordinator shows this key already for"),

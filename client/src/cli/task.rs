@@ -8,8 +8,9 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 use twinmesh_protocol::id::{CollaborationId, EventSequence, OrganizationId, TaskId};
+use twinmesh_protocol::manifest::SignedManifest;
 use twinmesh_protocol::status::RunStatus;
-use twinmesh_protocol::wire::{Event, NewTaskDatabase, Task};
+use twinmesh_protocol::wire::{Event, NewTask, NewTaskDatabase, Task};
 
 use super::Context;
 use super::account::confirm;
@@ -111,7 +112,12 @@ async fn create(context: &Context<'_>, create: TaskCreate) -> anyhow::Result<Exi
         (false, functions) if functions.is_empty() => Delegate::ByConvention,
         (false, functions) => Delegate::Functions(functions.into_iter().collect()),
     };
-    let task = client.task(request).await?;
+    let new = client.prepare(request).await?;
+    if create.dry_run {
+        show_prepared(context, &new)?;
+        return Ok(Exit::Done);
+    }
+    let task = client.submit(&new).await?;
     if !create.wait {
         context.output.say(format_args!(
             "Task {} was recorded; read its results with `twinmesh result get --task {}`.",
@@ -122,6 +128,25 @@ async fn create(context: &Context<'_>, create: TaskCreate) -> anyhow::Result<Exi
     }
     wait(context, &client, task.id).await?;
     print_results(context, &client.results(task.id).await?, None)
+}
+
+/// Tells what a task would be.
+fn show_prepared(context: &Context<'_>, new: &NewTask) -> anyhow::Result<()> {
+    let list = |items: Vec<String>| Cell::optional((!items.is_empty()).then(|| items.join(", ")));
+    let manifest = new.manifest.as_ref().map(SignedManifest::read_unverified).transpose()?;
+    let delegation = manifest.as_ref().and_then(|manifest| manifest.delegation.as_ref());
+    let databases = new.databases.iter().flatten().map(|database| database.label.clone()).collect();
+    context.output.item(
+        new,
+        vec![
+            ("image", (&new.image).into()),
+            ("organizations", list(new.organizations.iter().map(|organization| organization.id.to_string()).collect())),
+            ("databases", list(databases)),
+            ("subtasks", list(delegation.iter().flat_map(|delegation| delegation.functions.clone()).collect())),
+            ("sealed and signed", if manifest.is_some() { "yes" } else { "no" }.into()),
+            ("input characters", list(new.organizations.iter().map(|item| item.input.len().to_string()).collect())),
+        ],
+    )
 }
 
 /// The named arguments of the file and the command line; the latter win.

@@ -104,6 +104,15 @@ impl Client {
     /// # Errors
     /// When a key is missing, is not the pinned one, or the coordinator refuses.
     pub async fn task(&self, request: NewTaskRequest) -> Result<Task, ClientError> {
+        let new = self.prepare(request).await?;
+        self.submit(&new).await
+    }
+
+    /// Makes the body of a task, sealed and signed, without sending it.
+    ///
+    /// # Errors
+    /// When a key is missing or is not the pinned one, or the coordinator cannot be asked about the collaboration.
+    pub async fn prepare(&self, request: NewTaskRequest) -> Result<NewTask, ClientError> {
         let members = self.collaboration(request.collaboration).await?;
         let receivers = self.receivers(&request, &members).await?;
         let input = json!({"method": request.function, "args": request.args, "kwargs": request.kwargs});
@@ -117,7 +126,7 @@ impl Client {
                 receivers.iter().map(|organization| NewTaskOrganization { id: organization.id, input: input.clone() });
             (organizations.collect(), None)
         };
-        let new = NewTask {
+        Ok(NewTask {
             name: request.name,
             description: request.description,
             image: request.image,
@@ -128,9 +137,16 @@ impl Client {
             organizations,
             databases: Some(request.databases),
             manifest,
-        };
+        })
+    }
+
+    /// Hands a prepared task to the coordinator. Waits for one that is away; the task is made once.
+    ///
+    /// # Errors
+    /// When the coordinator refuses, or is away for too long.
+    pub async fn submit(&self, new: &NewTask) -> Result<Task, ClientError> {
         let idempotency_key = uuid::Uuid::new_v4().to_string();
-        self.retried(|| self.api.task_create(&new, &idempotency_key)).await
+        self.retried(|| self.api.task_create(new, &idempotency_key)).await
     }
 
     async fn receivers(&self, request: &NewTaskRequest, members: &Members) -> Result<Vec<Organization>, ClientError> {

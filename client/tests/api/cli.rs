@@ -19,6 +19,8 @@ login <SERVER> --username ada --password-stdin < correct
 key show
 key create
 key create
+status
+key upload
 # own key
 status
 key upload
@@ -40,6 +42,7 @@ role list
 task create --collaboration trial --image twinmesh/builtin:0.1.0 --function summary_partial --database default --argument columns=[\"age\"] --wait
 task create --collaboration trial --image twinmesh/builtin:0.1.0 --function summary --organization hospital-a --argument columns=[\"age\" --wait
 task create --collaboration trial --image twinmesh/builtin:0.1.0 --function summary --organization hospital-a --wait --json
+task create --collaboration trial --image twinmesh/builtin:0.1.0 --function summary --organization hospital-a --database default --dry-run
 organization list
 organization pin hospital-a --fingerprint 0000
 task list
@@ -209,7 +212,7 @@ async fn what_is_kept_is_for_its_owner_alone() {
         let log_in = ["login", &server.url, "--username", "ada", "--password-stdin"];
         assert!(twinmesh(&home, &log_in, "correct\n").status.success());
         assert!(twinmesh(&home, &["key", "create"], "").status.success());
-        assert!(twinmesh(&home, &["key", "upload"], "").status.success());
+        assert!(twinmesh(&home, &["key", "upload", "--yes"], "").status.success());
     });
     #[cfg(unix)]
     for entry in std::fs::read_dir(&home).unwrap() {
