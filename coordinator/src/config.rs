@@ -1,6 +1,160 @@
-//! Settings: defaults < file < environment (`TWINMESH_COORDINATOR__API_PATH`) < flags.
+//! Settings: defaults < file (TOML) < environment (`COORDINATOR__TOKENS__ACCESS_FOR`) < flags.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// What the environment's names begin with.
+pub const ENVIRONMENT_PREFIX: &str = "COORDINATOR__";
+
+/// The error of reading settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A key or value is wrong; the text names both and the file or variable.
+    #[error("the settings are invalid: {0}")]
+    Invalid(#[from] Box<figment::Error>),
+    /// The file is not there.
+    #[error("cannot read the configuration file `{path}`")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A setting makes no sense.
+    #[error("the setting `{key}` is invalid: {why}")]
+    Value {
+        /// Which.
+        key: &'static str,
+        /// Why, and what to try.
+        why: String,
+    },
+}
+
+/// All settings of a coordinator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where everything that must outlive the process is kept.
+    pub data_dir: PathBuf,
+    /// The address to listen at. Port 0 takes any that is free.
+    pub listen: SocketAddr,
+    /// What the API's paths begin with: `/api`.
+    pub api_path: String,
+    /// What to log, in the words of `tracing`'s filter: `info`, `debug`, `twinmesh_coordinator=trace`.
+    pub log: String,
+    /// The database.
+    pub database: DatabaseConfig,
+    /// Tokens of users and nodes.
+    pub tokens: TokensConfig,
+    /// Bounds on what is accepted.
+    pub limits: LimitsConfig,
+    /// The overlay's meeting point and relay.
+    pub overlay: OverlayConfig,
+    /// The first user's password, used once, when the database is made.
+    pub root: RootConfig,
+}
+
+/// The database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatabaseConfig {
+    /// A database URL; without it, `coordinator.sqlite` in the data directory.
+    pub url: Option<String>,
+    /// How much a commit waits for: `full` (the disk) or `normal` (the operating system).
+    pub synchronous: Synchronous,
+    /// How many requests may read at the same time.
+    pub readers: u32,
+}
+
+/// Tokens of users and nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokensConfig {
+    /// How long a token is good: at least `30m`.
+    pub access_for: Span,
+    /// How long it can be renewed: longer than it is good.
+    pub refresh_for: Span,
+}
+
+/// Bounds on what is accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// The largest request: `256MiB`. Inputs and results are part of requests.
+    pub request_body: Size,
+    /// How long a started request may take to tell its head: `30s`.
+    pub header_timeout: Span,
+    /// How long the question for a task's status is held while the task is unfinished: `50s`. Stay below the time-out
+    /// of any proxy in front.
+    pub status_hold: Span,
+    /// How long a node may be away before it counts as gone: `10s`.
+    pub node_grace: Span,
+}
+
+/// The overlay's meeting point and relay.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OverlayConfig {
+    /// Multiaddresses to listen at, as `/ip4/0.0.0.0/udp/7602/quic-v1`. Without any there is no meeting point.
+    pub listen: Vec<String>,
+}
+
+/// The first user's password.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RootConfig {
+    /// The password itself.
+    pub password: Option<Secret>,
+    /// A file that holds it.
+    pub password_file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("twinmesh-coordinator"),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7601)),
+            api_path: "/api".into(),
+            log: "info".into(),
+            database: DatabaseConfig::default(),
+            tokens: TokensConfig::default(),
+            limits: LimitsConfig::default(),
+            overlay: OverlayConfig::default(),
+            root: RootConfig::default(),
+        }
+    }
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self { url: None, synchronous: Synchronous::Full, readers: 8 }
+    }
+}
+
+impl Default for TokensConfig {
+    /// The contract's (A.2.2).
+    fn default() -> Self {
+        Self { access_for: Span(Duration::from_secs(6 * 3600)), refresh_for: Span(Duration::from_secs(48 * 3600)) }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            request_body: Size(256 << 20),
+            header_timeout: Span(Duration::from_secs(30)),
+            status_hold: Span(Duration::from_secs(50)),
+            node_grace: Span(Duration::from_secs(10)),
+        }
+    }
+}
 
 /// How much a commit waits for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,4 +165,234 @@ pub enum Synchronous {
     Full,
     /// For the operating system: what was acknowledged survives the end of the process.
     Normal,
+}
+
+impl Config {
+    /// Reads the settings: defaults, then the file if one is given, then the environment, then `flags`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, a key is unknown or a value makes no sense.
+    pub fn load(file: Option<&Path>, flags: impl Serialize) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+            // Read once with the file's name, so that errors say where.
+            drop(text);
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        let figment = figment
+            .merge(Env::prefixed(ENVIRONMENT_PREFIX).split("__"))
+            .merge(Serialized::defaults(flags));
+        let config: Self = figment.extract().map_err(Box::new)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Whether the settings make sense together.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key, why: &str| Err(ConfigError::Value { key, why: why.into() });
+        let path = &self.api_path;
+        if !path.starts_with('/') || path.len() < 2 || path.ends_with('/') || path.contains(['{', '}', '?', '#', ' ']) {
+            return wrong("api_path", "use a path like `/api`");
+        }
+        if self.tokens.access_for.0 < Duration::from_secs(1800) {
+            return wrong("tokens.access_for", "use at least `30m`");
+        }
+        if self.tokens.refresh_for.0 <= self.tokens.access_for.0 {
+            return wrong("tokens.refresh_for", "use more than `tokens.access_for`");
+        }
+        if self.limits.request_body.0 < 1024 {
+            return wrong("limits.request_body", "use at least `1KiB`");
+        }
+        if self.root.password.is_some() && self.root.password_file.is_some() {
+            return wrong("root.password", "`root.password_file` is given too; keep one of them");
+        }
+        Ok(())
+    }
+}
+
+/// A text that must not be seen.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("[redacted]")
+    }
+}
+
+/// A length of time as people write it: `250ms`, `30s`, `15m`, `6h`, `2d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+/// A number of bytes as people write it: `512`, `64KiB`, `256MiB`, `2GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// The error of reading a value with a unit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no {noun}: use one like {example}")]
+pub struct InvalidQuantity {
+    text: String,
+    noun: &'static str,
+    example: &'static str,
+}
+
+fn quantity(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim())?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+const SPANS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const SIZES: &[(&str, u64)] = &[("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
+impl FromStr for Span {
+    type Err = InvalidQuantity;
+
+    fn from_str(text: &str) -> Result<Self, InvalidQuantity> {
+        quantity(text, SPANS).map(|ms| Self(Duration::from_millis(ms))).ok_or_else(|| InvalidQuantity {
+            text: text.into(),
+            noun: "length of time",
+            example: "30s, 15m or 6h",
+        })
+    }
+}
+
+impl FromStr for Size {
+    type Err = InvalidQuantity;
+
+    fn from_str(text: &str) -> Result<Self, InvalidQuantity> {
+        quantity(text, SIZES).map(Self).ok_or_else(|| InvalidQuantity {
+            text: text.into(),
+            noun: "number of bytes",
+            example: "64KiB, 256MiB or 2GiB",
+        })
+    }
+}
+
+/// The largest unit that divides the value.
+fn in_units(value: u64, units: &[(&str, u64)]) -> String {
+    let (unit, factor) =
+        units.iter().rev().find(|(_, factor)| value > 0 && value.is_multiple_of(*factor)).unwrap_or(&units[0]);
+    format!("{}{unit}", value / factor)
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&in_units(u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX), SPANS))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&in_units(self.0, SIZES))
+    }
+}
+
+macro_rules! as_text {
+    ($($name:ident),*) => {$(
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                #[derive(Deserialize)]
+                #[serde(untagged)]
+                enum Raw {
+                    Text(String),
+                    Number(u64),
+                }
+                let text = match Raw::deserialize(deserializer)? {
+                    Raw::Text(text) => text,
+                    Raw::Number(number) => number.to_string(),
+                };
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+as_text!(Span, Size);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("coordinator.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path), serde_json::json!({}))
+    }
+
+    #[test]
+    fn the_defaults_make_sense_and_survive_being_shown() {
+        let config = Config::default();
+        config.check().unwrap();
+        let shown = toml::to_string(&config).unwrap();
+        assert_eq!(load(&shown).unwrap(), config);
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("coordinator.toml");
+        std::fs::write(&path, "listen = \"127.0.0.1:1\"\n[limits]\nrequest_body = \"1GiB\"").unwrap();
+        let config = Config::load(Some(&path), serde_json::json!({"listen": "127.0.0.1:2"})).unwrap();
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.limits.request_body, Size(1 << 30));
+    }
+
+    #[test]
+    fn a_wrong_setting_is_told_by_key_and_file() {
+        for (text, words) in [
+            ("lisen = 1", ["lisen", "coordinator.toml"]),
+            ("[tokens]\naccess_for = \"soon\"", ["access_for", "soon"]),
+            ("[tokens]\naccess_for = \"1m\"", ["tokens.access_for", "30m"]),
+            ("api_path = \"api\"", ["api_path", "/api"]),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
+        }
+        let missing = Config::load(Some(Path::new("/nowhere.toml")), serde_json::json!({})).unwrap_err();
+        assert!(missing.to_string().contains("/nowhere.toml"));
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let config = load("[root]\npassword = \"hunter2\"").unwrap();
+        assert_eq!(config.root.password.as_ref().unwrap().reveal(), "hunter2");
+        assert!(!toml::to_string(&config).unwrap().contains("hunter2"));
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
 }

@@ -1,16 +1,253 @@
 //! Identity, authorization and the task ledger of a Twinmesh federation.
 //!
-//! * [`config`] – settings. [`clock`] – where time comes in.
+//! * [`config`] – settings. [`clock`] – where time comes in. [`cli`] – the program.
 //! * [`authn`] – who somebody is. [`authz`] – what they may do: one pure decision over the 86 rules.
 //! * `ledger` – what may happen to tasks and runs, purely.
 //! * `store` – all SQL. `http` – the v4 contract and our additions. `relay` – the overlay's meeting point.
+//! * `server` – connections. `files` – the data directory.
+//!
+//! [`Coordinator::start`] runs one within any process.
 
 pub mod authn;
 pub mod authz;
+pub mod cli;
 pub mod clock;
 pub mod config;
+mod files;
 mod http;
-#[expect(dead_code, reason = "attached soon")]
 mod ledger;
 mod relay;
+mod server;
 mod store;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use axum::Router;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use authn::password::{Cost, Hasher, check_policy};
+use authn::token::Tokens;
+use clock::Clock;
+use config::Config;
+pub use files::FileError;
+use http::AppState;
+use relay::Relay;
+pub use store::StoreError;
+use store::{Location, Store};
+
+/// The error of starting a coordinator.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Files(#[from] FileError),
+    /// The database cannot be used.
+    #[error("cannot open the database")]
+    Store(#[from] StoreError),
+    /// The address cannot be used.
+    #[error("cannot listen at `{address}`: is something else there? Port 0 takes any that is free")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The overlay's meeting point cannot be started.
+    #[error("cannot start the overlay's meeting point")]
+    Overlay(#[source] anyhow::Error),
+    /// The first user's password is too weak.
+    #[error("the first user's password is refused: {why}")]
+    RootPassword {
+        /// Why.
+        why: String,
+    },
+    /// The machine's random source failed.
+    #[error(transparent)]
+    Hash(#[from] authn::password::HashError),
+}
+
+/// What a coordinator takes from its surroundings, for tests to replace.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Tells the time.
+    pub clock: Clock,
+    /// What a password's hash costs.
+    pub password_cost: Cost,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self { clock: Clock::system(), password_cost: Cost::Standard }
+    }
+}
+
+/// A coordinator that is set up, but listens nowhere yet.
+#[derive(Debug)]
+pub struct Coordinator {
+    state: AppState,
+    config: Config,
+    shutdown: CancellationToken,
+    lock: files::Lock,
+    new_root_password: Option<String>,
+}
+
+impl Coordinator {
+    /// Sets one up and serves it.
+    ///
+    /// # Errors
+    /// When the directory is in use, or database, address or overlay cannot be had.
+    pub async fn start(config: Config) -> Result<Running, StartError> {
+        Self::prepare(config, Surroundings::default()).await?.serve().await
+    }
+
+    /// Opens the database and makes what a new one needs. Nothing is reachable yet.
+    ///
+    /// # Errors
+    /// When the directory is in use, or the database cannot be opened.
+    pub async fn prepare(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
+        let directory = &config.data_dir;
+        let lock = files::take(directory)?;
+        files::remove(&ready_file(directory))?;
+        let secret = files::token_secret(directory)?;
+        let location = match &config.database.url {
+            Some(url) => Location::Url(url.clone()),
+            None => Location::Directory(directory.clone()),
+        };
+        let store = Store::open(&location, config.database.synchronous, config.database.readers).await?;
+        store::setup::built_in_roles(&store).await?;
+        let hasher = Hasher::new(surroundings.password_cost)?;
+        let new_root_password = make_root(&store, &hasher, &config).await?;
+
+        let relay = if config.overlay.listen.is_empty() {
+            None
+        } else {
+            Some(Relay::start(directory, &config.overlay.listen, &store).await.map_err(StartError::Overlay)?)
+        };
+        let shutdown = CancellationToken::new();
+        let state = AppState::new(http::state::Parts {
+            store,
+            tokens: Tokens::new(&secret, config.tokens.access_for.0, config.tokens.refresh_for.0),
+            hasher,
+            clock: surroundings.clock,
+            api_path: config.api_path.clone(),
+            body_limit: usize::try_from(config.limits.request_body.0).unwrap_or(usize::MAX),
+            status_hold: config.limits.status_hold.0,
+            node_grace: config.limits.node_grace.0,
+            relay,
+            shutdown: shutdown.clone(),
+        });
+        state.follow().start().await?;
+        Ok(Self { state, config, shutdown, lock, new_root_password })
+    }
+
+    /// The interface as a service, to be asked without a network.
+    pub fn router(&self) -> Router {
+        http::router(self.state.clone())
+    }
+
+    /// The first user's password, if this start made one up.
+    #[must_use]
+    pub fn new_root_password(&self) -> Option<&str> {
+        self.new_root_password.as_deref()
+    }
+
+    /// Begins to listen, and says so in `coordinator.json`.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn serve(self) -> Result<Running, StartError> {
+        let wanted = self.config.listen;
+        let bound = async {
+            let listener = TcpListener::bind(wanted).await?;
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        };
+        let (listener, address) =
+            bound.await.map_err(|source| StartError::Listen { address: wanted, source })?;
+        let router = self.router();
+        let Self { state, config, shutdown, lock, .. } = self;
+        let url = format!("http://{address}{}", config.api_path);
+        let overlay = state.relay().map(|relay| relay.info().addresses).unwrap_or_default();
+        let ready = ready_file(&config.data_dir);
+        let told = json!({"url": url, "overlay": overlay, "pid": std::process::id()});
+        let server = server::serve(listener, router, config.limits.header_timeout.0, shutdown.clone());
+        let server = tokio::spawn(server);
+        files::write_private(&ready, format!("{told:#}\n").as_bytes())?;
+        Ok(Running { url, overlay, shutdown, server, state, ready, _lock: lock })
+    }
+}
+
+/// A coordinator that serves.
+#[derive(Debug)]
+pub struct Running {
+    url: String,
+    overlay: Vec<String>,
+    shutdown: CancellationToken,
+    server: JoinHandle<()>,
+    state: AppState,
+    ready: PathBuf,
+    _lock: files::Lock,
+}
+
+impl Running {
+    /// Where the API is, with its path: `http://127.0.0.1:7601/api`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The multiaddresses of the overlay's meeting point.
+    #[must_use]
+    pub fn overlay(&self) -> &[String] {
+        &self.overlay
+    }
+
+    /// Takes nothing new, ends what is held open without an answer, and lets go of the data directory. Takes less
+    /// than two seconds.
+    pub async fn shutdown(self) {
+        self.shutdown.cancel();
+        if let Err(error) = self.server.await {
+            tracing::error!("the server ended badly: {error}");
+        }
+        if let Some(relay) = self.state.relay() {
+            relay.stop().await;
+        }
+        self.state.store().close().await;
+        if let Err(error) = files::remove(&self.ready) {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+/// Says where a running coordinator is.
+fn ready_file(directory: &Path) -> PathBuf {
+    directory.join("coordinator.json")
+}
+
+/// On a new database, makes the first user; the password that was made up, if none was given.
+async fn make_root(store: &Store, hasher: &Hasher, config: &Config) -> Result<Option<String>, StartError> {
+    if !store::setup::is_new(store).await? {
+        return Ok(None);
+    }
+    let given = match (&config.root.password, &config.root.password_file) {
+        (Some(secret), _) => Some(secret.reveal().to_owned()),
+        (None, Some(path)) => Some(files::read_secret(path)?),
+        (None, None) => None,
+    };
+    let made_up = given.is_none();
+    let password = given.unwrap_or_else(authn::secret::new_password);
+    check_policy(&password).map_err(|why| StartError::RootPassword { why: why.to_string() })?;
+    let hash = hasher.hash(password.clone()).await?;
+    if made_up {
+        // Before the user: a password that nobody knows would lock everybody out.
+        files::write_private(&config.data_dir.join("root-password"), format!("{password}\n").as_bytes())?;
+    }
+    let mut tx = store.write().await?;
+    store::setup::root_insert(&mut tx, &hash).await?;
+    tx.commit().await?;
+    Ok(made_up.then_some(password))
+}

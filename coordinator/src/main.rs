@@ -1,1 +1,8 @@
-fn main() {}
+//! The coordinator's program.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    twinmesh_coordinator::cli::run(std::env::args_os()).await
+}

@@ -17,7 +17,9 @@ const MAX_CHARS: usize = 128;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WeakPassword {
     /// Too short.
-    #[error("Password too short: use at least 8 characters with mixed lowercase, uppercase, numbers and special characters")]
+    #[error(
+        "Password too short: use at least 8 characters with mixed lowercase, uppercase, numbers and special characters"
+    )]
     Short,
     /// Too long.
     #[error("Password too long: use at most 128 characters")]

@@ -272,7 +272,10 @@ mod tests {
     fn an_access_token_has_every_claim_of_the_contract() {
         let token = tokens().access(ClientType::User, 7, vec!["Root".into()], START);
         let header = BASE64URL_NOPAD.decode(token.split('.').next().unwrap().as_bytes()).unwrap();
-        assert_eq!(serde_json::from_slice::<Value>(&header).unwrap(), serde_json::json!({"alg": "HS256", "typ": "JWT"}));
+        assert_eq!(
+            serde_json::from_slice::<Value>(&header).unwrap(),
+            serde_json::json!({"alg": "HS256", "typ": "JWT"})
+        );
         let claims = claims(&token);
         assert_eq!(claims["sub"], 7);
         assert_eq!(claims["type"], "access");

@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use twinmesh_protocol::id::{
-    CollaborationId, NodeId, OrganizationId, RoleId, RunId, StudyId, TaskId, UserId,
-};
+use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RunId, StudyId, TaskId, UserId};
 
 use super::actor::{Actor, Kind, Who};
 use super::rule::{Operation, Resource, Scope};
@@ -63,8 +61,7 @@ impl Condition {
                 (Who::User { .. } | Who::Node { .. } | Who::Container(_), _) => false,
             },
             Self::BuiltInRole => {
-                target.built_in
-                    && super::holds_at_least(actor, Resource::Role, Operation::View, Scope::Organization)
+                target.built_in && super::holds_at_least(actor, Resource::Role, Operation::View, Scope::Organization)
             }
             Self::Collaboration => !target.collaborations.is_disjoint(&actor.collaborations),
         }
@@ -163,7 +160,6 @@ actions! {
     ViewRun(RunId) "see a run and its result": ANYONE, rule Run View in ALL_SCOPES;
     ReportRun(RunId) "report on a run": NODE, no rule, always [TheNode];
     OpenPort(RunId) "register a run's ports": NODE, no rule, always [TheNode];
-    ViewPorts(RunId) "see a run's ports": ANYONE, rule Port View in ALL_SCOPES;
     IssueContainerToken(RunId) "have a run's token": NODE, no rule, always [TheNode];
     ViewTwinAddresses(RunId) "see where twins are reached": CONTAINER, no rule, always [Collaboration];
 

@@ -1,8 +1,12 @@
 //! Nobody gives or takes what they do not hold (contract A.4.3).
 
+use std::collections::BTreeSet;
+
+use twinmesh_protocol::id::RoleId;
+
+use super::Denied;
 use super::actor::Actor;
 use super::rule::{Rule, RuleSet, Scope};
-use super::Denied;
 
 /// Rules that the caller may give and take. Only [`grant`] makes one, so no rule is stored without having asked.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +17,23 @@ impl Granted {
     pub(crate) fn rules(self) -> RuleSet {
         self.0
     }
+}
+
+/// Roles that the caller may leave a user with. Only [`grant_roles`] makes one.
+#[derive(Debug, Clone)]
+pub(crate) struct GrantedRoles(BTreeSet<RoleId>);
+
+impl GrantedRoles {
+    /// The roles to store.
+    pub(crate) fn roles(&self) -> &BTreeSet<RoleId> {
+        &self.0
+    }
+}
+
+/// Decides whether the actor may leave a user with `roles`, where `changed` are the rules of all roles that are given
+/// or taken.
+pub(crate) fn grant_roles(actor: &Actor, changed: RuleSet, roles: BTreeSet<RoleId>) -> Result<GrantedRoles, Denied> {
+    grant(actor, RuleSet::EMPTY, changed).map(|_| GrantedRoles(roles))
 }
 
 /// Decides whether the actor may turn one set of rules into another: every rule given or taken must be one that the

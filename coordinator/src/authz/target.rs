@@ -26,10 +26,7 @@ impl Target {
     }
 
     /// An organization, or something that is an organization's in all of its collaborations.
-    pub(crate) fn organization(
-        id: OrganizationId,
-        collaborations: impl IntoIterator<Item = CollaborationId>,
-    ) -> Self {
+    pub(crate) fn organization(id: OrganizationId, collaborations: impl IntoIterator<Item = CollaborationId>) -> Self {
         Self {
             organizations: BTreeSet::from([id]),
             collaborations: collaborations.into_iter().collect(),

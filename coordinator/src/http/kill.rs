@@ -21,7 +21,7 @@ pub(crate) fn routes() -> Router<AppState> {
 /// Ends a task and everything below it.
 #[tracing::instrument(name = "http.kill.task", skip_all, fields(task.id = %body.id))]
 async fn kill_task(mut caller: Caller, Body(body): Body<IdBody>) -> Result<Json<Value>, Problem> {
-    let record = task::find(&mut caller, &body.id.to_string()).await?;
+    let record = task::find(&mut caller, TaskId::new(body.id)).await?;
     let permit = caller.permit::<KillTask>(TaskId::new(body.id), &task::target(&record))?;
     let steps = store::run::kill_task(&mut caller.tx, permit, caller.now).await?;
     if steps == 0 {

@@ -7,19 +7,30 @@
 pub(crate) mod address;
 pub(crate) mod body;
 pub(crate) mod caller;
+pub(crate) mod collaboration;
 pub(crate) mod container;
 pub(crate) mod event;
 pub(crate) mod kill;
 pub(crate) mod link;
+pub(crate) mod meta;
+pub(crate) mod node;
+pub(crate) mod organization;
 pub(crate) mod page;
 pub(crate) mod params;
+pub(crate) mod path;
 pub(crate) mod peer;
 pub(crate) mod port;
 pub(crate) mod problem;
 pub(crate) mod result;
+pub(crate) mod role;
+pub(crate) mod rule;
 pub(crate) mod run;
+pub(crate) mod scope;
 pub(crate) mod state;
+pub(crate) mod study;
 pub(crate) mod task;
+pub(crate) mod token;
+pub(crate) mod user;
 
 use std::any::Any;
 
@@ -48,8 +59,18 @@ pub(crate) fn router(state: AppState) -> Router {
         .merge(port::routes())
         .merge(result::routes())
         .merge(run::routes())
-        .merge(task::routes());
+        .merge(task::routes())
+        .merge(collaboration::routes())
+        .merge(meta::routes())
+        .merge(node::routes())
+        .merge(organization::routes())
+        .merge(role::routes())
+        .merge(rule::routes())
+        .merge(study::routes())
+        .merge(token::routes())
+        .merge(user::routes());
     Router::new()
+        .merge(meta::root_routes())
         .nest(state.api_path(), api)
         .fallback(problem::unknown_route)
         .method_not_allowed_fallback(problem::wrong_verb)
@@ -80,7 +101,8 @@ async fn whole_body(State(state): State<AppState>, request: Request, next: Next)
 async fn named(request: Request, next: Next) -> Response {
     let id = Uuid::now_v7().to_string();
     // The path without its query, which may hold names.
-    let span = tracing::debug_span!("http.request", request.id = %id, method = %request.method(), path = request.uri().path());
+    let span =
+        tracing::debug_span!("http.request", request.id = %id, method = %request.method(), path = request.uri().path());
     let value = HeaderValue::from_str(&id);
     let answer = async {
         let mut response = next.run(request).await;

@@ -66,6 +66,11 @@ impl PageRequest {
         self
     }
 
+    /// Everything on the first page, whatever was asked.
+    pub(crate) fn everything(self, count: usize) -> Self {
+        Self { page: 1, per_page: i64::try_from(count.max(1)).unwrap_or(i64::MAX), ..self }
+    }
+
     pub(crate) fn sort(&self) -> &[(String, Direction)] {
         &self.sort
     }

@@ -1,6 +1,5 @@
 //! How nodes find each other in the overlay. Our addition to the contract.
 
-use axum::extract::Path;
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use twinmesh_protocol::certificate::verify_certificate;
@@ -12,6 +11,7 @@ use super::AppState;
 use super::body::Body;
 use super::caller::Caller;
 use super::params::{Params, invalid};
+use super::path::Id;
 use super::problem::Problem;
 use crate::authz::Target;
 use crate::authz::action::{PublishPeer, ViewPeers};
@@ -26,14 +26,13 @@ pub(crate) fn routes() -> Router<AppState> {
 }
 
 /// Takes a node's word for how it is reached, with its organization's word for its key.
-#[tracing::instrument(name = "http.peer.publish", skip_all, fields(node.id = %id))]
+#[tracing::instrument(name = "http.peer.publish", skip_all, fields(node.id = %node))]
 async fn publish(
     mut caller: Caller,
-    Path(id): Path<String>,
+    Id(node): Id<NodeId>,
     Body(new): Body<NewPeer>,
 ) -> Result<Json<PeerRecord>, Problem> {
-    let missing = || Problem::not_found(format!("Node id={id} not found"));
-    let node: NodeId = id.parse().map_err(|_| missing())?;
+    let missing = || Problem::not_found(format!("Node id={node} not found"));
     let place = store::run::node_place(caller.tx.conn(), node).await?.ok_or_else(missing)?;
     let target = Target::organization_in(place.organization_id, place.collaboration_id).at_node(Some(node));
     let permit = caller.permit::<PublishPeer>(node, &target)?;

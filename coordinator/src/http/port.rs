@@ -29,7 +29,7 @@ async fn create(mut caller: Caller, Body(new): Body<NewPort>) -> Result<(StatusC
     if let Some(label) = &new.label {
         check_length("label", label, 0, 128)?;
     }
-    let place = run::find(&mut caller, &new.run_id.to_string()).await?;
+    let place = run::find(&mut caller, new.run_id).await?;
     let permit = caller.permit::<OpenPort>(place.id, &run::target(&place))?;
     if place.state.is_finished() {
         return Err(Problem::bad_request("run_finished", "A finished run cannot expose a port"));
@@ -43,7 +43,7 @@ async fn create(mut caller: Caller, Body(new): Body<NewPort>) -> Result<(StatusC
 #[tracing::instrument(name = "http.port.delete", skip_all)]
 async fn delete(mut caller: Caller, params: Params) -> Result<Json<Value>, Problem> {
     let id = params.get::<RunId>("run_id")?.ok_or_else(|| invalid("run_id", "it is required"))?;
-    let place = run::find(&mut caller, &id.to_string()).await?;
+    let place = run::find(&mut caller, id).await?;
     let permit = caller.permit::<OpenPort>(place.id, &run::target(&place))?;
     store::port::port_delete(&mut caller.tx, permit.subject()).await?;
     caller.commit().await?;

@@ -74,11 +74,7 @@ impl Problem {
         }
         let request_id = request_id().unwrap_or_default();
         tracing::error!(request.id = request_id, causes = causes.join(": "), "a request failed: {error}");
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "An unexpected error occurred on the server!",
-        )
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "An unexpected error occurred on the server!")
     }
 
     /// Adds what to try.

@@ -1,13 +1,14 @@
 //! Results: a view on runs (contract A.6).
 
-use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use twinmesh_protocol::id::RunId;
 use twinmesh_protocol::wire::RunResult;
 
 use super::AppState;
 use super::caller::Caller;
+use super::path::Id;
 use super::problem::Problem;
 use super::run::{self, list};
 use crate::authz::action::ViewRun;
@@ -19,8 +20,8 @@ pub(crate) fn routes() -> Router<AppState> {
 }
 
 /// The result of one run.
-async fn fetch(mut caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
-    let place = run::find(&mut caller, &id).await?;
+async fn fetch(mut caller: Caller, Id(id): Id<RunId>) -> Result<Response, Problem> {
+    let place = run::find(&mut caller, id).await?;
     caller.permit::<ViewRun>(place.id, &run::target(&place))?;
     let record = store::run::result_fetch(caller.tx.conn(), place.id)
         .await?

@@ -2,7 +2,6 @@
 
 pub(crate) mod list;
 
-use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -14,8 +13,8 @@ use super::AppState;
 use super::body::Body;
 use super::caller::Caller;
 use super::params::Params;
+use super::path::Id;
 use super::problem::Problem;
-use super::task::view as task_view;
 use crate::authz::Target;
 use crate::authz::action::{ReportRun, ViewRun};
 use crate::ledger::run::{IllegalTransition, Report};
@@ -27,19 +26,19 @@ pub(crate) fn routes() -> Router<AppState> {
 }
 
 /// One run.
-async fn fetch(mut caller: Caller, params: Params, Path(id): Path<String>) -> Result<Response, Problem> {
-    let place = find(&mut caller, &id).await?;
+async fn fetch(mut caller: Caller, params: Params, Id(id): Id<RunId>) -> Result<Response, Problem> {
+    let place = find(&mut caller, id).await?;
     caller.permit::<ViewRun>(place.id, &target(&place))?;
-    let record = store::run::run_fetch(caller.tx.conn(), place.id).await?.ok_or_else(|| missing(&id))?;
+    let record = store::run::run_fetch(caller.tx.conn(), place.id).await?.ok_or_else(|| missing(id))?;
     let runs = list::complete(&mut caller, vec![record], params.includes("task")).await?;
-    let run = runs.into_iter().next().ok_or_else(|| missing(&id))?;
+    let run = runs.into_iter().next().ok_or_else(|| missing(id))?;
     Ok(Json(run).into_response())
 }
 
 /// Takes a node's word for what became of its run.
 #[tracing::instrument(name = "http.run.report", skip_all, fields(run.id = %id))]
-async fn report(mut caller: Caller, Path(id): Path<String>, Body(patch): Body<RunPatch>) -> Result<Response, Problem> {
-    let place = find(&mut caller, &id).await?;
+async fn report(mut caller: Caller, Id(id): Id<RunId>, Body(patch): Body<RunPatch>) -> Result<Response, Problem> {
+    let place = find(&mut caller, id).await?;
     let permit = caller.permit::<ReportRun>(place.id, &target(&place))?;
     let report = Report { status: patch.status, started_at: patch.started_at, finished_at: patch.finished_at };
     let state = report.apply(place.state, caller.now).map_err(refuse)?;
@@ -48,7 +47,7 @@ async fn report(mut caller: Caller, Path(id): Path<String>, Body(patch): Body<Ru
     }
     let change = store::run::RunChange { state, result: patch.result.as_deref(), log: patch.log.as_deref() };
     store::run::run_report(&mut caller.tx, permit, &place, change, caller.now).await?;
-    let record = store::run::run_fetch(caller.tx.conn(), place.id).await?.ok_or_else(|| missing(&id))?;
+    let record = store::run::run_fetch(caller.tx.conn(), place.id).await?.ok_or_else(|| missing(id))?;
     let answer = view(&caller.state, record, None);
     caller.commit().await?;
     tracing::info!(status = %state.status(), "run reported");
@@ -84,13 +83,12 @@ pub(crate) fn target(place: &RunPlace) -> Target {
     Target::organization_in(place.init_org, place.collaboration_id).owned_by(place.init_user).at_node(place.node_id)
 }
 
-/// Finds the run of a path.
-pub(crate) async fn find(caller: &mut Caller, id: &str) -> Result<RunPlace, Problem> {
-    let run: RunId = id.parse().map_err(|_| missing(id))?;
-    store::run::run_place(caller.tx.conn(), run).await?.ok_or_else(|| missing(id))
+/// Finds a run.
+pub(crate) async fn find(caller: &mut Caller, id: RunId) -> Result<RunPlace, Problem> {
+    store::run::run_place(caller.tx.conn(), id).await?.ok_or_else(|| missing(id))
 }
 
-fn missing(id: &str) -> Problem {
+fn missing(id: RunId) -> Problem {
     Problem::not_found(format!("Run id={id} not found!"))
 }
 
@@ -124,5 +122,3 @@ fn refuse(illegal: IllegalTransition) -> Problem {
     }
 }
 
-/// The tasks of runs, for `include=task`.
-pub(super) use task_view::task as view_task;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use twinmesh_protocol::time::Time;
 
+use super::event::Follow;
 use crate::authn::password::Hasher;
 use crate::authn::token::Tokens;
 use crate::authz::Actor;
@@ -23,6 +24,7 @@ pub(crate) struct AppState(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     parts: Parts,
+    follow: Follow,
     last_seen: Mutex<BTreeMap<i64, Time>>,
 }
 
@@ -36,6 +38,10 @@ pub(crate) struct Parts {
     /// Such as `/api`.
     pub(crate) api_path: String,
     pub(crate) body_limit: usize,
+    /// How long the question for a task's status is held.
+    pub(crate) status_hold: Duration,
+    /// How long a node may be away before it counts as gone.
+    pub(crate) node_grace: Duration,
     /// The overlay's meeting point, if this process is one.
     pub(crate) relay: Option<Relay>,
     /// Cancelled when the process ends. Held requests may end early then; they are dropped soon after anyway.
@@ -44,7 +50,8 @@ pub(crate) struct Parts {
 
 impl AppState {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self(Arc::new(Inner { parts, last_seen: Mutex::default() }))
+        let follow = Follow::new(parts.store.clone(), parts.clock.clone(), parts.node_grace, parts.shutdown.clone());
+        Self(Arc::new(Inner { parts, follow, last_seen: Mutex::default() }))
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -72,8 +79,18 @@ impl AppState {
         self.0.parts.body_limit
     }
 
+    /// How long the question for a task's status is held.
+    pub(crate) fn status_hold(&self) -> Duration {
+        self.0.parts.status_hold
+    }
+
     pub(crate) fn relay(&self) -> Option<&Relay> {
         self.0.parts.relay.as_ref()
+    }
+
+    /// Who follows the event log.
+    pub(crate) fn follow(&self) -> &Follow {
+        &self.0.follow
     }
 
     pub(crate) fn shutdown(&self) -> &CancellationToken {

@@ -4,7 +4,6 @@ pub(crate) mod list;
 mod status;
 pub(crate) mod view;
 
-use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -19,6 +18,7 @@ use super::AppState;
 use super::body::Body;
 use super::caller::{Caller, Visitor};
 use super::params::Params;
+use super::path::Id;
 use super::problem::Problem;
 use crate::authz::action::{CreateSubtask, CreateTask, DeleteTask, ViewRun, ViewTask};
 use crate::authz::{Target, decide};
@@ -78,8 +78,8 @@ async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTas
 }
 
 /// One task.
-async fn fetch(mut caller: Caller, params: Params, Path(id): Path<String>) -> Result<Response, Problem> {
-    let record = find(&mut caller, &id).await?;
+async fn fetch(mut caller: Caller, params: Params, Id(id): Id<TaskId>) -> Result<Response, Problem> {
+    let record = find(&mut caller, id).await?;
     caller.permit::<ViewTask>(record.id, &target(&record))?;
     let include = view::Include::read(&params);
     if include.any() {
@@ -87,14 +87,14 @@ async fn fetch(mut caller: Caller, params: Params, Path(id): Path<String>) -> Re
         caller.permit::<ViewRun>(view::any_run(), &target(&record))?;
     }
     let tasks = view::tasks(&mut caller, vec![record], include).await?;
-    let task = tasks.into_iter().next().ok_or_else(|| Problem::not_found(format!("Task id={id} is not found!")))?;
+    let task = tasks.into_iter().next().ok_or_else(|| not_found(id))?;
     Ok(Json(task).into_response())
 }
 
 /// Removes a task and everything below it; what still runs is killed first.
 #[tracing::instrument(name = "http.task.delete", skip_all, fields(task.id = %id))]
-async fn delete(mut caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
-    let record = find(&mut caller, &id).await?;
+async fn delete(mut caller: Caller, Id(id): Id<TaskId>) -> Result<Response, Problem> {
+    let record = find(&mut caller, id).await?;
     let permit = caller.permit::<DeleteTask>(record.id, &target(&record))?;
     store::task::task_remove(&mut caller.tx, permit, caller.now).await?;
     caller.commit().await?;
@@ -110,11 +110,9 @@ pub(crate) fn target(task: &TaskRecord) -> Target {
     Target::organization_in(task.init_org, task.collaboration_id).owned_by(task.init_user)
 }
 
-/// Finds the task of a path.
-pub(crate) async fn find(caller: &mut Caller, id: &str) -> Result<TaskRecord, Problem> {
-    let missing = || Problem::not_found(format!("Task id={id} is not found!"));
-    let id: TaskId = id.parse().map_err(|_| missing())?;
-    store::task::task_fetch(caller.tx.conn(), id).await?.ok_or_else(missing)
+/// Finds a task.
+pub(crate) async fn find(caller: &mut Caller, id: TaskId) -> Result<TaskRecord, Problem> {
+    store::task::task_fetch(caller.tx.conn(), id).await?.ok_or_else(|| not_found(id))
 }
 
 fn not_found(id: TaskId) -> Problem {

@@ -74,6 +74,23 @@ impl Filter {
         self.and_built(&sql, alternatives.into_iter().flat_map(|(_, values)| values));
     }
 
+    /// The same conditions as one alternative for [`Filter::and_any`].
+    pub(crate) fn into_alternative(self) -> (String, Vec<Value>) {
+        let Some(sql) = self.sql.strip_prefix(" WHERE ") else { return ("1 = 1".into(), self.values) };
+        // Back from numbered placeholders, which stand in order.
+        let mut out = String::with_capacity(sql.len());
+        let mut characters = sql.chars().peekable();
+        while let Some(character) = characters.next() {
+            if character == '$' {
+                while characters.next_if(char::is_ascii_digit).is_some() {}
+                out.push('?');
+            } else {
+                out.push(character);
+            }
+        }
+        (format!("({out})"), self.values)
+    }
+
     fn and_built(&mut self, condition: &str, values: impl IntoIterator<Item = Value>) {
         self.sql.push_str(if self.sql.is_empty() { " WHERE " } else { " AND " });
         let mut next = self.values.len();

@@ -72,10 +72,15 @@ pub(crate) async fn collaborations_of(
 }
 
 async fn node(conn: &mut AnyConnection, id: NodeId) -> Result<Option<Actor>> {
-    let row = sqlx::query("SELECT organization_id, collaboration_id FROM node WHERE id = $1")
-        .bind(id.get())
-        .fetch_optional(conn)
-        .await?;
+    // An organization that left the collaboration has no node there any more, whatever rows remain.
+    let row = sqlx::query(
+        "SELECT node.organization_id, node.collaboration_id FROM node \
+         JOIN collaboration_organization ON collaboration_organization.organization_id = node.organization_id \
+         AND collaboration_organization.collaboration_id = node.collaboration_id WHERE node.id = $1",
+    )
+    .bind(id.get())
+    .fetch_optional(conn)
+    .await?;
     let Some(row) = row else { return Ok(None) };
     let collaboration = CollaborationId::new(row.try_get(1)?);
     Ok(Some(Actor {
@@ -93,6 +98,8 @@ async fn container(conn: &mut AnyConnection, subject: &ContainerSubject) -> Resu
         "SELECT run.id, run.status, task.collaboration_id FROM run \
          JOIN task ON task.id = run.task_id \
          JOIN node ON node.organization_id = run.organization_id AND node.collaboration_id = task.collaboration_id \
+         JOIN collaboration_organization ON collaboration_organization.organization_id = run.organization_id \
+         AND collaboration_organization.collaboration_id = task.collaboration_id \
          WHERE run.task_id = $1 AND run.organization_id = $2 AND node.id = $3",
     )
     .bind(subject.task_id.get())

@@ -12,8 +12,10 @@ pub(crate) mod node;
 pub(crate) mod organization;
 pub(crate) mod peer;
 pub(crate) mod port;
+pub(crate) mod removal;
 pub(crate) mod role;
 pub(crate) mod run;
+pub(crate) mod setup;
 pub(crate) mod study;
 pub(crate) mod task;
 pub(crate) mod token;
@@ -92,7 +94,7 @@ pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// Where a store is.
 #[derive(Debug, Clone)]
-pub enum Location {
+pub(crate) enum Location {
     /// A directory that holds, or will hold, `coordinator.sqlite`.
     Directory(PathBuf),
     /// A database URL.
@@ -101,7 +103,7 @@ pub enum Location {
 
 /// The database.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub(crate) struct Store {
     writer: AnyPool,
     reader: AnyPool,
     /// Rings when events were committed.
@@ -113,7 +115,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be opened or was made by a later release.
-    pub async fn open(location: &Location, synchronous: Synchronous, readers: u32) -> Result<Self> {
+    pub(crate) async fn open(location: &Location, synchronous: Synchronous, readers: u32) -> Result<Self> {
         sqlx::any::install_default_drivers();
         let url = match location {
             Location::Directory(directory) => sqlite_url(&directory.join("coordinator.sqlite")),

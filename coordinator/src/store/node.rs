@@ -1,1 +1,165 @@
-//! The node's rows.
+//! Nodes.
+
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
+use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId};
+use twinmesh_protocol::time::Time;
+
+use super::filter::{self, Filter};
+use super::{Result, Tx, expect_one, removal, time};
+use crate::authz::Permit;
+use crate::authz::action::{CreateNode, DeleteNode, EditNode};
+use crate::http::page::PageRequest;
+
+/// A node's row.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeRecord {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) organization: OrganizationId,
+    pub(crate) collaboration: CollaborationId,
+    pub(crate) ip: Option<String>,
+    pub(crate) last_seen: Option<Time>,
+    pub(crate) status: Option<String>,
+    /// Keys and values; keys may repeat.
+    pub(crate) config: Vec<(String, String)>,
+}
+
+const COLUMNS: &str = "node.id, node.name, node.organization_id, node.collaboration_id, authenticatable.ip, \
+    authenticatable.last_seen, authenticatable.status";
+const FROM: &str = "node JOIN authenticatable ON authenticatable.id = node.id";
+
+pub(crate) const SORTABLE: &[(&str, &str)] = &[
+    ("id", "node.id"),
+    ("name", "node.name"),
+    ("organization_id", "node.organization_id"),
+    ("collaboration_id", "node.collaboration_id"),
+    ("ip", "authenticatable.ip"),
+    ("last_seen", "authenticatable.last_seen"),
+    ("status", "authenticatable.status"),
+];
+
+pub(crate) async fn node_fetch(conn: &mut AnyConnection, id: NodeId) -> Result<Option<NodeRecord>> {
+    let mut filter = Filter::default();
+    filter.and_equal("node.id", Some(id.get()));
+    Ok(node_all(conn, &filter).await?.pop())
+}
+
+pub(crate) async fn node_page(
+    conn: &mut AnyConnection,
+    filter: &Filter,
+    request: &PageRequest,
+) -> Result<(Vec<NodeRecord>, i64)> {
+    let (rows, total) = filter::page(conn, COLUMNS, FROM, filter, request, SORTABLE, "node.id").await?;
+    Ok((complete(conn, rows).await?, total))
+}
+
+pub(crate) async fn node_all(conn: &mut AnyConnection, filter: &Filter) -> Result<Vec<NodeRecord>> {
+    let rows = filter::all(conn, COLUMNS, FROM, filter, "node.id").await?;
+    complete(conn, rows).await
+}
+
+async fn complete(conn: &mut AnyConnection, rows: Vec<AnyRow>) -> Result<Vec<NodeRecord>> {
+    let mut nodes = rows
+        .iter()
+        .map(|row| {
+            Ok(NodeRecord {
+                id: NodeId::new(row.try_get(0)?),
+                name: row.try_get(1)?,
+                organization: OrganizationId::new(row.try_get(2)?),
+                collaboration: CollaborationId::new(row.try_get(3)?),
+                ip: row.try_get(4)?,
+                last_seen: time(row.try_get(5)?),
+                status: row.try_get(6)?,
+                config: Vec::new(),
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut filter = Filter::default();
+    filter.and_in("node_id", nodes.iter().map(|node| node.id.get()));
+    for row in filter::all(conn, "node_id, key, value", "node_config", &filter, "id").await? {
+        let id = NodeId::new(row.try_get(0)?);
+        if let Some(node) = nodes.iter_mut().find(|node| node.id == id) {
+            node.config.push((row.try_get(1)?, row.try_get(2)?));
+        }
+    }
+    Ok(nodes)
+}
+
+/// Whether another has the name.
+pub(crate) async fn node_name_taken(conn: &mut AnyConnection, name: &str, besides: Option<NodeId>) -> Result<bool> {
+    let row = sqlx::query("SELECT id FROM node WHERE name = $1 AND id <> $2")
+        .bind(name)
+        .bind(besides.map_or(0, NodeId::get))
+        .fetch_optional(conn)
+        .await?;
+    Ok(row.is_some())
+}
+
+/// The node of an organization in a collaboration: there is at most one.
+pub(crate) async fn node_at(
+    conn: &mut AnyConnection,
+    organization: OrganizationId,
+    collaboration: CollaborationId,
+) -> Result<Option<NodeId>> {
+    let row = sqlx::query("SELECT id FROM node WHERE organization_id = $1 AND collaboration_id = $2")
+        .bind(organization.get())
+        .bind(collaboration.get())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|row| Ok(NodeId::new(row.try_get(0)?))).transpose()
+}
+
+/// The node whose API key has this hash.
+pub(crate) async fn node_by_api_key(conn: &mut AnyConnection, hash: &str) -> Result<Option<NodeId>> {
+    let row = sqlx::query("SELECT id FROM node WHERE api_key_hash = $1").bind(hash).fetch_optional(conn).await?;
+    row.map(|row| Ok(NodeId::new(row.try_get(0)?))).transpose()
+}
+
+pub(crate) async fn node_insert(
+    tx: &mut Tx,
+    permit: Permit<CreateNode>,
+    name: &str,
+    api_key_hash: &str,
+) -> Result<NodeId> {
+    let (collaboration, organization) = permit.subject();
+    let row =
+        sqlx::query("INSERT INTO authenticatable (kind) VALUES ('node') RETURNING id").fetch_one(tx.conn()).await?;
+    let id = NodeId::new(row.try_get(0)?);
+    sqlx::query(
+        "INSERT INTO node (id, name, api_key_hash, organization_id, collaboration_id) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(id.get())
+    .bind(name)
+    .bind(api_key_hash)
+    .bind(organization.get())
+    .bind(collaboration.get())
+    .execute(tx.conn())
+    .await?;
+    Ok(id)
+}
+
+pub(crate) async fn node_update(tx: &mut Tx, permit: Permit<EditNode>, name: &str, ip: Option<&str>) -> Result<()> {
+    let id = permit.subject().get();
+    let done = sqlx::query("UPDATE node SET name = $1 WHERE id = $2").bind(name).bind(id).execute(tx.conn()).await?;
+    expect_one(done.rows_affected())?;
+    sqlx::query("UPDATE authenticatable SET ip = $1 WHERE id = $2").bind(ip).bind(id).execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// Gives a node another key; the old one, and every token had with it, stops working.
+pub(crate) async fn api_key_replace(tx: &mut Tx, permit: Permit<EditNode>, api_key_hash: &str) -> Result<()> {
+    let id = permit.subject().get();
+    let done = sqlx::query("UPDATE node SET api_key_hash = $1 WHERE id = $2")
+        .bind(api_key_hash)
+        .bind(id)
+        .execute(tx.conn())
+        .await?;
+    expect_one(done.rows_affected())?;
+    sqlx::query("DELETE FROM refresh_token WHERE owner_id = $1").bind(id).execute(tx.conn()).await?;
+    Ok(())
+}
+
+pub(crate) async fn node_delete(tx: &mut Tx, permit: Permit<DeleteNode>) -> Result<()> {
+    removal::nodes(tx, "id = $1", permit.subject().get()).await
+}

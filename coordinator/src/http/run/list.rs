@@ -6,7 +6,7 @@ use axum::response::Response;
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RunId, TaskId};
 use twinmesh_protocol::wire::{Run, Task};
 
-use super::{view, view_task};
+use super::view;
 use crate::authz::Target;
 use crate::authz::action::{ViewRun, ViewTask};
 use crate::http::caller::Caller;
@@ -51,7 +51,7 @@ pub(crate) async fn complete(
         task::list_scope(&mut filter, caller, reach);
         filter.and_in("task.id", records.iter().map(|record| record.task_id.get()));
         for record in store::task::task_all(caller.tx.conn(), &filter).await? {
-            tasks.insert(record.id, view_task(&state, record));
+            tasks.insert(record.id, task::view::task(&state, record));
         }
     }
     let run = |record: RunRecord| {

@@ -7,7 +7,6 @@ use std::future::pending;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use twinmesh_protocol::id::{EventSequence, TaskId};
 use twinmesh_protocol::status::RunStatus;
@@ -16,6 +15,7 @@ use twinmesh_protocol::wire::{EventKind, StatusAnswer};
 use super::{find, not_found, target};
 use crate::authz::action::ViewTask;
 use crate::http::caller::Visitor;
+use crate::http::path::Id;
 use crate::http::problem::Problem;
 use crate::store;
 
@@ -24,19 +24,19 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// Answers with the task's status: at once when it is finished, else when it finishes or the hold is over.
 #[tracing::instrument(name = "http.task.status", skip_all, fields(task.id = %id))]
-pub(super) async fn status(visitor: Visitor, Path(id): Path<String>) -> Response {
+pub(super) async fn status(visitor: Visitor, Id(id): Id<TaskId>) -> Response {
     let stop = visitor.state.shutdown().clone();
     tokio::select! {
         biased;
         // The connection ends without a word, and the client asks again where it finds somebody.
         () = stop.cancelled() => pending().await,
-        answer = held(&visitor, &id) => answer,
+        answer = held(&visitor, id) => answer,
     }
 }
 
-async fn held(visitor: &Visitor, id: &str) -> Response {
-    let (task, mut cursor, status) = loop {
-        match look(visitor, id).await {
+async fn held(visitor: &Visitor, task: TaskId) -> Response {
+    let (mut cursor, status) = loop {
+        match look(visitor, task).await {
             Ok(found) => break found,
             Err(problem) => {
                 let answer = problem.into_response();
@@ -74,13 +74,13 @@ async fn held(visitor: &Visitor, id: &str) -> Response {
 }
 
 /// Who asks may see the task, which stands so at this place of the log.
-async fn look(visitor: &Visitor, id: &str) -> Result<(TaskId, EventSequence, RunStatus), Problem> {
+async fn look(visitor: &Visitor, task: TaskId) -> Result<(EventSequence, RunStatus), Problem> {
     // The place first: what is committed after it wakes, what was before is read.
     let cursor = visitor.state.follow().hub().await?.head();
     let mut caller = visitor.begin_read().await?;
-    let record = find(&mut caller, id).await?;
+    let record = find(&mut caller, task).await?;
     caller.permit::<ViewTask>(record.id, &target(&record))?;
-    Ok((record.id, cursor, record.status))
+    Ok((cursor, record.status))
 }
 
 async fn wait(visitor: &Visitor, task: TaskId, cursor: &mut EventSequence) {

@@ -1,0 +1,194 @@
+//! The program: `twinmesh-coordinator start | config check | config show | doctor`.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, Secret};
+use crate::{Coordinator, Surroundings};
+
+/// The variable that may hold the first user's password.
+const ROOT_PASSWORD: &str = "TWINMESH_ROOT_PASSWORD";
+
+/// Identity, authorization and the task ledger of a federation.
+#[derive(Debug, Parser)]
+#[command(
+    name = "twinmesh-coordinator",
+    version,
+    after_help = "Example:\n  twinmesh-coordinator start --data-dir ./coordinator --listen 127.0.0.1:7601"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until told to stop (SIGTERM or Ctrl-C).
+    ///
+    /// The first start makes the organization and the user `root`. The password is taken from
+    /// TWINMESH_ROOT_PASSWORD or --root-password-file; without either one is made up, printed once and kept in the
+    /// data directory's `root-password`.
+    Start(Flags),
+    /// Look at the settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Try what a start needs, and say how to mend what fails.
+    Doctor(Flags),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check the settings without touching anything.
+    Check(Flags),
+    /// Print the settings in effect, without secrets.
+    Show(Flags),
+}
+
+#[derive(Debug, Args, Serialize)]
+struct Flags {
+    /// A TOML file with settings.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// Where everything that must outlive the process is kept.
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
+    /// The address to listen at; port 0 takes any that is free.
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+    /// A multiaddress at which to host the overlay's meeting point; may be repeated.
+    #[arg(long, value_name = "MULTIADDR")]
+    #[serde(skip)]
+    overlay_listen: Vec<String>,
+    /// A file that holds the first user's password.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    root_password_file: Option<PathBuf>,
+    /// What to log: `info`, `debug`, `twinmesh_coordinator=trace`.
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+}
+
+impl Flags {
+    fn load(&self) -> anyhow::Result<Config> {
+        let mut config = Config::load(self.config.as_deref(), self)?;
+        if !self.overlay_listen.is_empty() {
+            config.overlay.listen.clone_from(&self.overlay_listen);
+        }
+        if let Some(path) = &self.root_password_file {
+            config.root.password_file = Some(path.clone());
+            config.root.password = None;
+        } else if let Ok(password) = std::env::var(ROOT_PASSWORD) {
+            config.root.password = Some(Secret::new(password));
+            config.root.password_file = None;
+        }
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// Runs the program with its arguments, the program's own name first.
+pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are not errors, and go to stdout.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let done = match cli.command {
+        Command::Start(flags) => start(&flags).await,
+        Command::Config(ConfigCommand::Check(flags)) => flags.load().map(|_| say("the settings are valid")),
+        Command::Config(ConfigCommand::Show(flags)) => show(&flags),
+        Command::Doctor(flags) => doctor(&flags).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(flags: &Flags) -> anyhow::Result<()> {
+    let config = flags.load()?;
+    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("the setting `log` is invalid: `{}`", config.log))?;
+    // Whoever runs us within their own process may have done this already.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+
+    let data_dir = config.data_dir.clone();
+    let coordinator = Coordinator::prepare(config, Surroundings::default()).await?;
+    if let Some(password) = coordinator.new_root_password() {
+        say(&format!(
+            "The first user is `root` with the password {password}\n\
+             It is kept in {} until you remove that file, and not shown again.",
+            data_dir.join("root-password").display()
+        ));
+    }
+    let running = coordinator.serve().await?;
+    tracing::info!(url = running.url(), data_dir = %data_dir.display(), "the coordinator is ready");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("the coordinator stops");
+    running.shutdown().await;
+    Ok(())
+}
+
+fn show(flags: &Flags) -> anyhow::Result<()> {
+    let text = toml::to_string_pretty(&flags.load()?).context("cannot write the settings as TOML")?;
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")
+}
+
+async fn doctor(flags: &Flags) -> anyhow::Result<()> {
+    let config = flags.load()?;
+    say("ok    settings");
+    let listener = tokio::net::TcpListener::bind(config.listen).await;
+    let checks = [
+        (format!("address {}", config.listen), listener.map(drop).map_err(anyhow::Error::from), "give another with `--listen`, or stop what is there"),
+        (
+            format!("directory {}", config.data_dir.display()),
+            crate::files::take(&config.data_dir).map(drop).map_err(anyhow::Error::from),
+            "give one that is writable with `--data-dir`, or stop the coordinator that has it",
+        ),
+        (
+            "token secret".to_owned(),
+            crate::files::token_secret(&config.data_dir).map(drop).map_err(anyhow::Error::from),
+            "see the file named above",
+        ),
+    ];
+    let mut failed = 0;
+    for (what, outcome, hint) in checks {
+        match outcome {
+            Ok(()) => say(&format!("ok    {what}")),
+            Err(error) => {
+                failed += 1;
+                say(&format!("FAIL  {what}: {error:#}\n      hint: {hint}"));
+            }
+        }
+    }
+    anyhow::ensure!(failed == 0, "{failed} of 3 checks failed");
+    Ok(())
+}
+
+/// To the person, not to a program.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,228 @@
+//! `/node` and `/recover/node` (contract A.7.3, A.3).
+
+use std::net::IpAddr;
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, StudyId};
+use twinmesh_protocol::wire::{NewNode, Node, NodeConfigEntry};
+
+use super::AppState;
+use super::body::{Body, IdBody, check_name};
+use super::caller::Caller;
+use super::page::PageRequest;
+use super::params::Params;
+use super::path::Id;
+use super::problem::Problem;
+use super::scope::{self, Columns};
+use crate::authn::secret;
+use crate::authz::Target;
+use crate::authz::action::{CreateNode, DeleteNode, EditNode, ViewNode};
+use crate::store::filter::Filter;
+use crate::store::node::{self as store, NodeRecord};
+
+const COLUMNS: Columns = Columns {
+    organization: "node.organization_id = ?",
+    collaboration: "node.collaboration_id {in}",
+    owner: None,
+};
+
+pub(crate) fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/node", get(list).post(create))
+        .route("/node/{id}", get(fetch).patch(update).delete(remove))
+        .route("/recover/node", post(renew_api_key))
+}
+
+/// The wire's form.
+fn node(state: &AppState, record: NodeRecord) -> Node {
+    Node {
+        id: record.id,
+        name: record.name,
+        kind: "node".into(),
+        ip: record.ip,
+        last_seen: record.last_seen,
+        status: record.status,
+        organization: Some(state.link("organization", record.organization)),
+        collaboration: Some(state.link("collaboration", record.collaboration)),
+        config: record.config.into_iter().map(|(key, value)| NodeConfigEntry { key, value }).collect(),
+        api_key: None,
+    }
+}
+
+/// What decides who may do what to a node.
+pub(crate) fn target(record: &NodeRecord) -> Target {
+    Target::organization_in(record.organization, record.collaboration).at_node(Some(record.id))
+}
+
+async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
+    let page = PageRequest::read(&params, store::SORTABLE)?;
+    let mut filter = visible(&caller)?;
+    let reach = caller.reach::<ViewNode>()?;
+    filter.and_like("node.name", params.text("name"));
+    let organization = params.get::<OrganizationId>("organization_id")?;
+    scope::check_organization(&mut caller, reach, organization).await?;
+    filter.and_equal("node.organization_id", organization.map(OrganizationId::get));
+    let collaboration = params.get::<CollaborationId>("collaboration_id")?;
+    scope::check_collaboration(&caller, reach, collaboration)?;
+    filter.and_equal("node.collaboration_id", collaboration.map(CollaborationId::get));
+    if let Some(id) = params.get::<StudyId>("study_id")? {
+        let sql = "EXISTS (SELECT 1 FROM study JOIN study_organization ON study_organization.study_id = study.id \
+                   WHERE study.id = ? AND study.collaboration_id = node.collaboration_id \
+                   AND study_organization.organization_id = node.organization_id)";
+        filter.and(sql, [id.get().into()]);
+    }
+    filter.and_equal("authenticatable.status", params.text("status"));
+    filter.and_equal("authenticatable.ip", params.text("ip"));
+    if let Some(from) = params.time("last_seen_from")? {
+        filter.and("authenticatable.last_seen >= ?", [from.micros().into()]);
+    }
+    if let Some(till) = params.time("last_seen_till")? {
+        filter.and("authenticatable.last_seen <= ?", [till.micros().into()]);
+    }
+    let (found, total) = store::node_page(caller.tx.conn(), &filter, &page).await?;
+    let data: Vec<_> = found.into_iter().map(|record| node(&caller.state, record)).collect();
+    Ok(page.answer(&params, data, total))
+}
+
+fn visible(caller: &Caller) -> Result<Filter, Problem> {
+    let reach = caller.reach::<ViewNode>()?;
+    let mut filter = Filter::default();
+    scope::restrict(&mut filter, caller, reach, &COLUMNS);
+    if caller.actor.node().is_some() {
+        filter.and_in("node.collaboration_id", caller.actor.collaborations.iter().map(|id| id.get()));
+    }
+    Ok(filter)
+}
+
+/// The nodes of a collaboration, as far as the caller may see them.
+pub(crate) async fn of_collaboration(caller: &mut Caller, id: CollaborationId) -> Result<Vec<Node>, Problem> {
+    let mut filter = visible(caller)?;
+    filter.and_equal("node.collaboration_id", Some(id.get()));
+    let found = store::node_all(caller.tx.conn(), &filter).await?;
+    Ok(found.into_iter().map(|record| node(&caller.state, record)).collect())
+}
+
+async fn fetch(mut caller: Caller, Id(id): Id<NodeId>) -> Result<Json<Node>, Problem> {
+    let record = find(&mut caller, id).await?;
+    caller.permit::<ViewNode>(id, &target(&record))?;
+    Ok(Json(node(&caller.state, record)))
+}
+
+#[tracing::instrument(name = "http.node.create", skip_all)]
+async fn create(mut caller: Caller, Body(new): Body<NewNode>) -> Result<(StatusCode, Json<Node>), Problem> {
+    let collaboration_id = new.collaboration_id;
+    let collaboration = super::collaboration::find(&mut caller, collaboration_id).await?;
+    let organization = new.organization_id.unwrap_or(caller.actor.organization);
+    let target = Target::organization_in(organization, collaboration_id);
+    let permit = caller.permit::<CreateNode>((collaboration_id, organization), &target)?;
+
+    let members = crate::store::collaboration::members_of(caller.tx.conn(), collaboration_id).await?;
+    let known = crate::store::organization::organization_fetch(caller.tx.conn(), organization).await?;
+    let Some(member) = known.filter(|_| members.contains(&organization)) else {
+        let text = format!("Organization id={organization} is not part of collaboration id={collaboration_id}!");
+        return Err(Problem::bad_request("not_a_member", text));
+    };
+    if store::node_at(caller.tx.conn(), organization, collaboration_id).await?.is_some() {
+        let text = format!(
+            "Organization id={organization} already has a node for collaboration id={collaboration_id}"
+        );
+        return Err(Problem::bad_request("node_exists", text));
+    }
+    let name = match new.name {
+        Some(name) => {
+            check_name("name", &name)?;
+            name
+        }
+        None => format!("{} - {} Node", member.details.name, collaboration.name),
+    };
+    check_name_free(&mut caller, &name, None).await?;
+
+    let api_key = secret::new_key().to_string();
+    let id = store::node_insert(&mut caller.tx, permit, &name, &secret::hash(&api_key)).await?;
+    let record = find(&mut caller, id).await?;
+    let answer = Node { api_key: Some(api_key), ..node(&caller.state, record) };
+    caller.commit().await?;
+    tracing::info!(node.id = %id, "node `{name}` created");
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// The body of PATCH.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    ip: Option<IpAddr>,
+    #[serde(default)]
+    clear_ip: Option<bool>,
+    #[serde(default)]
+    organization_id: Option<Value>,
+    #[serde(default)]
+    collaboration_id: Option<Value>,
+}
+
+#[tracing::instrument(name = "http.node.update", skip_all, fields(node.id = %id))]
+async fn update(mut caller: Caller, Id(id): Id<NodeId>, Body(change): Body<Change>) -> Result<Json<Node>, Problem> {
+    let record = find(&mut caller, id).await?;
+    let permit = caller.permit::<EditNode>(id, &target(&record))?;
+    for (field, given) in
+        [("organization_id", change.organization_id), ("collaboration_id", change.collaboration_id)]
+    {
+        if given.is_some() {
+            return Err(Problem::field(field, "Cannot be changed: create another node instead."));
+        }
+    }
+    let name = change.name.unwrap_or(record.name);
+    check_name("name", &name)?;
+    check_name_free(&mut caller, &name, Some(id)).await?;
+    let ip = if change.clear_ip == Some(true) { None } else { change.ip.map(|ip| ip.to_string()).or(record.ip) };
+    store::node_update(&mut caller.tx, permit, &name, ip.as_deref()).await?;
+    let record = find(&mut caller, id).await?;
+    let answer = node(&caller.state, record);
+    caller.commit().await?;
+    Ok(Json(answer))
+}
+
+#[tracing::instrument(name = "http.node.delete", skip_all, fields(node.id = %id))]
+async fn remove(mut caller: Caller, Id(id): Id<NodeId>) -> Result<Json<Value>, Problem> {
+    let record = find(&mut caller, id).await?;
+    let permit = caller.permit::<DeleteNode>(id, &target(&record))?;
+    store::node_delete(&mut caller.tx, permit).await?;
+    caller.commit().await?;
+    tracing::info!(node.id = %id, "node `{}` deleted", record.name);
+    Ok(Json(json!({"msg": format!("Node id={id} successfully deleted")})))
+}
+
+/// Gives a node another API key.
+#[tracing::instrument(name = "http.node.renew_api_key", skip_all)]
+async fn renew_api_key(mut caller: Caller, Body(body): Body<IdBody>) -> Result<Json<Value>, Problem> {
+    let record = find(&mut caller, NodeId::new(body.id)).await?;
+    let permit = caller.permit::<EditNode>(record.id, &target(&record))?;
+    if caller.actor.user().is_none() {
+        return Err(Problem::permission());
+    }
+    let api_key = secret::new_key().to_string();
+    store::api_key_replace(&mut caller.tx, permit, &secret::hash(&api_key)).await?;
+    caller.commit().await?;
+    tracing::info!(node.id = %record.id, "api key of node `{}` replaced", record.name);
+    Ok(Json(json!({"api_key": api_key})))
+}
+
+pub(crate) async fn find(caller: &mut Caller, id: NodeId) -> Result<NodeRecord, Problem> {
+    store::node_fetch(caller.tx.conn(), id)
+        .await?
+        .ok_or_else(|| Problem::not_found(format!("Node id={id} is not found!")))
+}
+
+async fn check_name_free(caller: &mut Caller, name: &str, besides: Option<NodeId>) -> Result<(), Problem> {
+    if store::node_name_taken(caller.tx.conn(), name, besides).await? {
+        return Err(Problem::bad_request("name_taken", format!("Node with name '{name}' already exists!")));
+    }
+    Ok(())
+}

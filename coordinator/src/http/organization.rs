@@ -1,0 +1,220 @@
+//! `/organization` (contract A.7.1).
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use twinmesh_protocol::id::{CollaborationId, OrganizationId, StudyId};
+use twinmesh_protocol::key::PublicKey;
+use twinmesh_protocol::wire::{NewOrganization, Organization};
+
+use super::AppState;
+use super::body::{Body, check_length, check_name};
+use super::caller::Caller;
+use super::page::PageRequest;
+use super::params::Params;
+use super::path::Id;
+use super::problem::Problem;
+use super::scope::{self, Columns};
+use crate::authz::action::{
+    CreateOrganization, DeleteOrganization, EditOrganization, ReplacePublicKey, ViewOrganization,
+};
+use crate::store::filter::Filter;
+use crate::store::organization::{self as store, OrganizationDetails, OrganizationRecord};
+
+const COLUMNS: Columns = Columns {
+    organization: "organization.id = ?",
+    collaboration: "organization.id IN (SELECT organization_id FROM collaboration_organization \
+         WHERE collaboration_id {in})",
+    owner: None,
+};
+
+pub(crate) fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/organization", get(list).post(create))
+        .route("/organization/{id}", get(fetch).patch(update).delete(remove))
+}
+
+/// The wire's form.
+pub(crate) fn organization(state: &AppState, record: OrganizationRecord) -> Organization {
+    let OrganizationRecord { id, details, public_key } = record;
+    Organization {
+        id,
+        name: details.name,
+        domain: details.domain,
+        address1: details.address1,
+        address2: details.address2,
+        zipcode: details.zipcode,
+        country: details.country,
+        public_key: public_key.unwrap_or_default(),
+        collaborations: state.many("collaboration", "organization_id", id),
+        nodes: state.many("node", "organization_id", id),
+        users: state.many("user", "organization_id", id),
+        tasks: state.many("task", "init_org_id", id),
+        runs: state.many("run", "organization_id", id),
+        studies: state.many("study", "organization_id", id),
+    }
+}
+
+/// A list that holds only organizations that the caller may see.
+pub(crate) fn visible(caller: &Caller) -> Result<Filter, Problem> {
+    let mut filter = Filter::default();
+    let reach = caller.reach::<ViewOrganization>()?;
+    scope::restrict(&mut filter, caller, reach, &COLUMNS);
+    Ok(filter)
+}
+
+/// The organizations of a collaboration or study, as far as the caller may see them, for nesting.
+pub(crate) async fn nested(
+    caller: &mut Caller,
+    ids: impl IntoIterator<Item = OrganizationId>,
+) -> Result<Vec<Organization>, Problem> {
+    let mut filter = visible(caller)?;
+    filter.and_in("organization.id", ids.into_iter().map(OrganizationId::get));
+    let found = store::organization_all(caller.tx.conn(), &filter).await?;
+    Ok(found.into_iter().map(|record| organization(&caller.state, record)).collect())
+}
+
+async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
+    let page = PageRequest::read(&params, store::SORTABLE)?;
+    let reach = caller.reach::<ViewOrganization>()?;
+    let mut filter = visible(&caller)?;
+    filter.and_like("organization.name", params.text("name"));
+    filter.and_equal("organization.country", params.text("country"));
+    let collaboration = params.get::<CollaborationId>("collaboration_id")?;
+    scope::check_collaboration(&caller, reach, collaboration)?;
+    if let Some(id) = collaboration {
+        let sql = "organization.id IN (SELECT organization_id FROM collaboration_organization \
+                   WHERE collaboration_id = ?)";
+        filter.and(sql, [id.get().into()]);
+    }
+    if let Some(id) = params.get::<StudyId>("study_id")? {
+        let study = crate::store::study::study_fetch(caller.tx.conn(), id).await?;
+        scope::check_collaboration(&caller, reach, study.map(|study| study.collaboration))?;
+        let sql = "organization.id IN (SELECT organization_id FROM study_organization WHERE study_id = ?)";
+        filter.and(sql, [id.get().into()]);
+    }
+    if params.is_present("ids") {
+        let ids = params.every::<OrganizationId>("ids")?;
+        filter.and_in("organization.id", ids.into_iter().map(OrganizationId::get));
+    }
+    let (found, total) = store::organization_page(caller.tx.conn(), &filter, &page).await?;
+    let data: Vec<_> = found.into_iter().map(|record| organization(&caller.state, record)).collect();
+    Ok(page.answer(&params, data, total))
+}
+
+async fn fetch(mut caller: Caller, Id(id): Id<OrganizationId>) -> Result<Json<Organization>, Problem> {
+    let record = find(&mut caller, id).await?;
+    let target = scope::organization_target(&mut caller, id).await?;
+    caller.permit::<ViewOrganization>(id, &target)?;
+    Ok(Json(organization(&caller.state, record)))
+}
+
+#[tracing::instrument(name = "http.organization.create", skip_all)]
+async fn create(
+    mut caller: Caller,
+    Body(new): Body<NewOrganization>,
+) -> Result<(StatusCode, Json<Organization>), Problem> {
+    let permit = caller.permit::<CreateOrganization>((), &crate::authz::Target::anywhere())?;
+    if new.name.is_none() {
+        return Err(Problem::field("name", "Missing data for required field."));
+    }
+    let mut details = OrganizationDetails::default();
+    merge(&mut details, &new)?;
+    let public_key = public_key(&new)?;
+    check_name_free(&mut caller, &details.name, None).await?;
+    let id = store::organization_insert(&mut caller.tx, permit, &details, public_key).await?;
+    let record = find(&mut caller, id).await?;
+    let answer = organization(&caller.state, record);
+    caller.commit().await?;
+    tracing::info!(organization.id = %id, "organization `{}` created", answer.name);
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+#[tracing::instrument(name = "http.organization.update", skip_all, fields(organization.id = %id))]
+async fn update(
+    mut caller: Caller,
+    Id(id): Id<OrganizationId>,
+    Body(change): Body<NewOrganization>,
+) -> Result<Json<Organization>, Problem> {
+    let record = find(&mut caller, id).await?;
+    let target = scope::organization_target(&mut caller, id).await?;
+    let permit = caller.permit::<EditOrganization>(id, &target)?;
+    let mut details = record.details;
+    merge(&mut details, &change)?;
+    check_name_free(&mut caller, &details.name, Some(id)).await?;
+    if let Some(key) = public_key(&change)?
+        && record.public_key.as_deref() != Some(key)
+    {
+        let permit = caller.permit::<ReplacePublicKey>(id, &target).map_err(|_| {
+            Problem::unauthorized(
+                "not_a_member",
+                "You lack the permission to do that! Only members of an organization may change its public key.",
+            )
+        })?;
+        store::public_key_replace(&mut caller.tx, permit, key, caller.now).await?;
+        tracing::info!(organization.id = %id, "public key of `{}` replaced", details.name);
+    }
+    store::organization_update(&mut caller.tx, permit, &details).await?;
+    let record = find(&mut caller, id).await?;
+    let answer = organization(&caller.state, record);
+    caller.commit().await?;
+    Ok(Json(answer))
+}
+
+#[tracing::instrument(name = "http.organization.delete", skip_all, fields(organization.id = %id))]
+async fn remove(mut caller: Caller, params: Params, Id(id): Id<OrganizationId>) -> Result<Json<Value>, Problem> {
+    let record = find(&mut caller, id).await?;
+    let target = scope::organization_target(&mut caller, id).await?;
+    let permit = caller.permit::<DeleteOrganization>(id, &target)?;
+    let dependents = store::organization_dependents(caller.tx.conn(), id).await?;
+    scope::check_dependents("Organization", &dependents, params.flag("delete_dependents")?)?;
+    store::organization_delete(&mut caller.tx, permit, caller.now).await?;
+    caller.commit().await?;
+    tracing::info!(organization.id = %id, "organization `{}` deleted", record.details.name);
+    Ok(Json(json!({"msg": format!("Organization id={id} deleted successfully")})))
+}
+
+async fn find(caller: &mut Caller, id: OrganizationId) -> Result<OrganizationRecord, Problem> {
+    store::organization_fetch(caller.tx.conn(), id)
+        .await?
+        .ok_or_else(|| Problem::not_found(format!("Organization id={id} not found!")))
+}
+
+async fn check_name_free(caller: &mut Caller, name: &str, besides: Option<OrganizationId>) -> Result<(), Problem> {
+    if store::organization_name_taken(caller.tx.conn(), name, besides).await? {
+        let text = format!("Organization with name '{name}' already exists!");
+        return Err(Problem::bad_request("name_taken", text));
+    }
+    Ok(())
+}
+
+/// Takes over what was given; null is as good as absent.
+fn merge(details: &mut OrganizationDetails, new: &NewOrganization) -> Result<(), Problem> {
+    if let Some(name) = &new.name {
+        check_name("name", name)?;
+        details.name.clone_from(name);
+    }
+    for (field, given, kept) in [
+        ("address1", &new.address1, &mut details.address1),
+        ("address2", &new.address2, &mut details.address2),
+        ("zipcode", &new.zipcode, &mut details.zipcode),
+        ("country", &new.country, &mut details.country),
+        ("domain", &new.domain, &mut details.domain),
+    ] {
+        if let Some(text) = given {
+            check_length(field, text, 0, 128)?;
+            *kept = Some(text.clone());
+        }
+    }
+    Ok(())
+}
+
+/// A key to store: byte for byte as given, if it is one.
+fn public_key(new: &NewOrganization) -> Result<Option<&str>, Problem> {
+    let Some(text) = new.public_key.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+    PublicKey::from_api(text).map_err(|error| Problem::field("public_key", format!("{error}.")))?;
+    Ok(Some(text))
+}
+

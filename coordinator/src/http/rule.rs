@@ -1,0 +1,106 @@
+//! `/rule` (contract A.7.5). The rules are part of the program, so this asks the database only who holds them.
+
+use std::cmp::Ordering;
+
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Json, Router};
+use twinmesh_protocol::id::{RoleId, RuleId, UserId};
+use twinmesh_protocol::wire::Rule;
+
+use super::AppState;
+use super::caller::Caller;
+use super::page::{Direction, PageRequest};
+use super::params::Params;
+use super::path::Id;
+use super::problem::Problem;
+use crate::authz::rule::{self, RULES};
+
+const SORTABLE: &[(&str, &str)] =
+    &[("id", "id"), ("name", "name"), ("operation", "operation"), ("scope", "scope"), ("description", "description")];
+
+pub(crate) fn routes() -> Router<AppState> {
+    Router::new().route("/rule", get(list)).route("/rule/{id}", get(fetch))
+}
+
+/// The wire's form.
+pub(crate) fn rule(state: &AppState, rule: &rule::Rule) -> Rule {
+    Rule {
+        id: RuleId::new(rule.id.into()),
+        name: rule.resource.as_str().into(),
+        operation: rule.operation.as_str().into(),
+        scope: rule.scope.as_str().into(),
+        description: Some(rule.description()),
+        users: state.many("user", "rule_id", i64::from(rule.id)),
+    }
+}
+
+async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
+    if caller.actor.user().is_none() {
+        return Err(Problem::permission());
+    }
+    let mut page = PageRequest::read(&params, SORTABLE)?;
+    if params.text("no_pagination") == Some("1") {
+        page = page.everything(RULES.len());
+    }
+    let mut found: Vec<&rule::Rule> = RULES.iter().collect();
+    if let Some(name) = params.text("name") {
+        found.retain(|rule| rule.resource.as_str() == name);
+    }
+    if let Some(word) = params.text("operation") {
+        found.retain(|rule| rule.operation.as_str().eq_ignore_ascii_case(word) || rule.operation.short() == word);
+    }
+    if let Some(word) = params.text("scope") {
+        found.retain(|rule| rule.scope.as_str().eq_ignore_ascii_case(word) || rule.scope.short() == word);
+    }
+    if let Some(id) = params.get::<RoleId>("role_id")? {
+        let role = crate::store::role::role_fetch(caller.tx.conn(), id).await?;
+        let Some(role) = role else {
+            return Err(Problem::not_found(format!("Role with id={id} not found.")));
+        };
+        super::role::check_visible(&mut caller, &role).await?;
+        found.retain(|rule| role.rules.contains(rule));
+    }
+    if let Some(id) = params.get::<UserId>("user_id")? {
+        super::user::check_visible(&mut caller, id).await?;
+        let rules = crate::store::role::user_rules(caller.tx.conn(), id).await?;
+        found.retain(|rule| rules.contains(rule));
+    }
+    found.sort_by(|a, b| compare(a, b, page.sort()));
+    let total = i64::try_from(found.len()).unwrap_or(i64::MAX);
+    let offset = usize::try_from(page.offset()).unwrap_or(usize::MAX);
+    let limit = usize::try_from(page.limit()).unwrap_or(usize::MAX);
+    let data: Vec<_> =
+        found.into_iter().skip(offset).take(limit).map(|found| rule(&caller.state, found)).collect();
+    Ok(page.answer(&params, data, total))
+}
+
+fn compare(a: &rule::Rule, b: &rule::Rule, sort: &[(String, Direction)]) -> Ordering {
+    for (column, direction) in sort {
+        let order = match column.as_str() {
+            "name" => a.resource.as_str().cmp(b.resource.as_str()),
+            "operation" => a.operation.as_str().cmp(b.operation.as_str()),
+            "scope" => a.scope.as_str().cmp(b.scope.as_str()),
+            "description" => a.description().cmp(&b.description()),
+            _ => a.id.cmp(&b.id),
+        };
+        let order = match direction {
+            Direction::Up => order,
+            Direction::Down => order.reverse(),
+        };
+        if order != Ordering::Equal {
+            return order;
+        }
+    }
+    a.id.cmp(&b.id)
+}
+
+async fn fetch(caller: Caller, Id(id): Id<RuleId>) -> Result<Json<Rule>, Problem> {
+    if caller.actor.user().is_none() {
+        return Err(Problem::permission());
+    }
+    match rule::rule(id) {
+        Some(found) => Ok(Json(rule(&caller.state, found))),
+        None => Err(Problem::not_found(format!("Rule id={id} not found!"))),
+    }
+}

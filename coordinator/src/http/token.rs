@@ -1,0 +1,198 @@
+//! `/token`: logging in and staying so (contract A.2). Tokens of containers are in [`super::container`].
+
+use axum::http::{HeaderName, HeaderValue, request};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use twinmesh_protocol::id::{NodeId, UserId};
+use twinmesh_protocol::time::Time;
+use twinmesh_protocol::wire::TokenPair;
+use uuid::Uuid;
+
+use super::AppState;
+use super::body::{Body, check_length};
+use super::caller::{Caller, bearer};
+use super::problem::Problem;
+use crate::authn::secret;
+use crate::authn::token::{ClientType, Subject};
+use crate::config::Secret;
+use crate::store::token::{Redeemed, refresh_insert, refresh_redeem};
+use crate::store::{self, Tx};
+
+pub(crate) fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/token/user", post(log_in_user))
+        .route("/token/node", post(log_in_node))
+        .route("/token/refresh", post(refresh))
+        .route("/token/user/validate", post(validate_user))
+        .route("/token/node/validate", post(validate_node))
+}
+
+/// The body of `POST /token/user`. A code is taken as text or number.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserLogIn {
+    username: String,
+    password: Secret,
+    #[serde(default, rename = "mfa_code")]
+    _mfa_code: Option<Value>,
+}
+
+/// Logs a user in. Whatever is wrong, the answer and the work are the same.
+#[tracing::instrument(name = "http.token.user", skip_all)]
+async fn log_in_user(
+    axum::extract::State(state): axum::extract::State<AppState>,
+    Body(body): Body<UserLogIn>,
+) -> Result<Response, Problem> {
+    let now = state.now();
+    check_length("username", &body.username, 1, 128)?;
+    check_length("password", body.password.reveal(), 1, 128)?;
+    let known = {
+        let mut tx = state.store().read().await?;
+        store::user::credentials_by_name(tx.conn(), &body.username).await?
+    };
+    let hash = known.as_ref().map(|known| known.password_hash.clone());
+    let right = state.hasher().verify(body.password.reveal().to_owned(), hash).await?;
+    let Some(known) = known else { return Err(failed_log_in()) };
+    if !count_attempt(&state, known.id, right, now).await? {
+        tracing::info!(user.id = %known.id, "a log-in failed");
+        return Err(failed_log_in());
+    }
+    let mut tx = state.store().write().await?;
+    let answer = issue(&state, &mut tx, ClientType::User, known.id.get(), None, now).await?;
+    tx.commit().await?;
+    tracing::info!(user.id = %known.id, "user logged in");
+    Ok(answer)
+}
+
+fn failed_log_in() -> Problem {
+    Problem::unauthorized("log_in_failed", "Failed to login")
+}
+
+/// Counts a try with a password; whether it lets the user in. A locked account lets nobody in.
+pub(crate) async fn count_attempt(state: &AppState, id: UserId, right: bool, now: Time) -> Result<bool, Problem> {
+    let mut tx = state.store().write().await?;
+    // Read again: others may have tried meanwhile.
+    let Some(known) = store::user::credentials_fetch(tx.conn(), id).await? else { return Ok(false) };
+    let Some(after) = known.attempts.after(right, now) else {
+        tracing::info!(user.id = %id, "a locked user tried to log in");
+        return Ok(false);
+    };
+    store::user::attempts_put(&mut tx, id, after).await?;
+    tx.commit().await?;
+    if after.is_locked(now) {
+        tracing::warn!(user.id = %id, "user locked after too many wrong passwords");
+    }
+    Ok(right)
+}
+
+/// The body of `POST /token/node`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeLogIn {
+    api_key: Secret,
+}
+
+#[tracing::instrument(name = "http.token.node", skip_all)]
+async fn log_in_node(
+    axum::extract::State(state): axum::extract::State<AppState>,
+    Body(body): Body<NodeLogIn>,
+) -> Result<Response, Problem> {
+    let now = state.now();
+    let key = Uuid::parse_str(body.api_key.reveal()).map_err(|_| Problem::field("api_key", "Not a valid UUID."))?;
+    let hash = secret::hash(&key.to_string());
+    let mut tx = state.store().write().await?;
+    let Some(id) = store::node::node_by_api_key(tx.conn(), &hash).await? else {
+        return Err(Problem::unauthorized("unknown_api_key", "Api key is not recognized!"));
+    };
+    let answer = issue(&state, &mut tx, ClientType::Node, id.get(), None, now).await?;
+    tx.commit().await?;
+    tracing::info!(node.id = %id, "node logged in");
+    Ok(answer)
+}
+
+/// Turns a refresh token into a new pair. Each is good once; a second use ends everything that came of its log-in.
+#[tracing::instrument(name = "http.token.refresh", skip_all)]
+async fn refresh(
+    axum::extract::State(state): axum::extract::State<AppState>,
+    parts: request::Parts,
+) -> Result<Response, Problem> {
+    let now = state.now();
+    let (subject, token_id) = state.tokens().verify_refresh(bearer(&parts)?, now)?;
+    let Subject::Entity(kind, id) = subject else { return Err(used_refresh_token()) };
+    let mut tx = state.store().write().await?;
+    match refresh_redeem(&mut tx, &token_id, id, now).await? {
+        Redeemed::Good { family } => {
+            let gone = store::identity::actor_fetch(tx.conn(), &subject).await?.is_none();
+            if gone {
+                return Err(used_refresh_token());
+            }
+            let answer = issue(&state, &mut tx, kind, id, Some(&family), now).await?;
+            tx.commit().await?;
+            Ok(answer)
+        }
+        Redeemed::Reused => {
+            tx.commit().await?;
+            tracing::warn!(owner.id = id, "a refresh token was used twice; its log-in has ended");
+            Err(used_refresh_token())
+        }
+        Redeemed::Unknown => Err(used_refresh_token()),
+    }
+}
+
+fn used_refresh_token() -> Problem {
+    Problem::unauthorized("token_used", "Token has been revoked")
+}
+
+/// Makes a pair of tokens and the answer that carries them.
+async fn issue(
+    state: &AppState,
+    tx: &mut Tx,
+    kind: ClientType,
+    id: i64,
+    family: Option<&str>,
+    now: Time,
+) -> Result<Response, Problem> {
+    let roles = match kind {
+        ClientType::User => store::user::role_names(tx.conn(), UserId::new(id)).await?,
+        ClientType::Node | ClientType::Container => Vec::new(),
+    };
+    let access_token = state.tokens().access(kind, id, roles.clone(), now);
+    let refresh_token = state.tokens().refresh(kind, id, roles, now);
+    refresh_insert(tx, &refresh_token, family, id, now).await?;
+    let own = |wanted, noun: &str| (kind == wanted).then(|| state.path(&format!("/{noun}/{id}")));
+    let header = HeaderValue::from_str(&access_token).ok();
+    let pair = TokenPair {
+        access_token,
+        refresh_token: refresh_token.text,
+        refresh_url: state.path("/token/refresh"),
+        user_url: own(ClientType::User, "user"),
+        node_url: own(ClientType::Node, "node"),
+    };
+    let mut response = Json(pair).into_response();
+    if let Some(value) = header {
+        response.headers_mut().insert(HeaderName::from_static("jwt-token"), value);
+    }
+    Ok(response)
+}
+
+/// Tells an algorithm store whose token it was shown.
+async fn validate_user(mut caller: Caller) -> Result<Json<Value>, Problem> {
+    let Some(id) = caller.actor.user() else { return Err(Problem::permission()) };
+    let record = store::user::user_fetch(caller.tx.conn(), id).await?.ok_or_else(Problem::permission)?;
+    Ok(Json(json!({
+        "msg": "Token is valid", "user_id": id, "username": record.details.username,
+        "email": record.details.email, "organization_id": record.organization,
+    })))
+}
+
+/// Tells an algorithm store whose token it was shown.
+async fn validate_node(mut caller: Caller) -> Result<Json<Value>, Problem> {
+    let id: NodeId = caller.actor.node().ok_or_else(Problem::permission)?;
+    let record = store::node::node_fetch(caller.tx.conn(), id).await?.ok_or_else(Problem::permission)?;
+    Ok(Json(json!({
+        "msg": "Token is valid", "node_id": id, "name": record.name, "organization_id": record.organization,
+    })))
+}

@@ -1,0 +1,385 @@
+//! `/user` and `/password/change` (contract A.7.4, A.3).
+
+use std::collections::BTreeSet;
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, patch};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use twinmesh_protocol::id::{CollaborationId, OrganizationId, RoleId, RuleId, UserId};
+use twinmesh_protocol::wire::{NewUser, User};
+
+use super::AppState;
+use super::body::{Body, check_length};
+use super::caller::{Caller, Visitor};
+use super::page::PageRequest;
+use super::params::Params;
+use super::path::Id;
+use super::problem::Problem;
+use super::scope::{self, Columns};
+use crate::authn::password::check_policy;
+use crate::authz::action::{ChangePassword, CreateUser, DeleteUser, EditUser, ViewUser};
+use crate::authz::grant::{grant, grant_roles};
+use crate::authz::rule::RuleSet;
+use crate::authz::Target;
+use crate::config::Secret;
+use crate::store::filter::Filter;
+use crate::store::identity::user_rights;
+use crate::store::user::{self as store, Rights, UserDetails, UserRecord};
+
+const COLUMNS: Columns = Columns {
+    organization: "user_account.organization_id = ?",
+    collaboration: "user_account.organization_id IN (SELECT organization_id FROM collaboration_organization \
+         WHERE collaboration_id {in})",
+    owner: Some("user_account.id = ?"),
+};
+
+pub(crate) fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/user", get(list).post(create))
+        .route("/user/{id}", get(fetch).patch(update).delete(remove))
+        .route("/password/change", patch(change_password))
+}
+
+/// The wire's form.
+fn user(state: &AppState, record: UserRecord) -> User {
+    let UserRecord { id, details, .. } = record;
+    User {
+        id,
+        kind: "user".into(),
+        username: details.username,
+        firstname: details.firstname,
+        lastname: details.lastname,
+        email: details.email,
+        ip: record.ip,
+        last_seen: record.last_seen,
+        status: record.status,
+        organization: Some(state.link("organization", record.organization)),
+        roles: state.many("role", "user_id", id),
+        rules: state.many("rule", "user_id", id),
+        otp_secret: None,
+        last_email_failed_login_sent: record.last_email_failed_login_sent,
+        last_email_recover_password_sent: record.last_email_recover_password_sent,
+        permissions: None,
+    }
+}
+
+/// What decides who may do what to a user: they are their organization's, and their own.
+async fn target(caller: &mut Caller, record: &UserRecord) -> Result<Target, Problem> {
+    Ok(scope::organization_target(caller, record.organization).await?.owned_by(Some(record.id)))
+}
+
+async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
+    let page = PageRequest::read(&params, store::SORTABLE)?;
+    let reach = caller.reach::<ViewUser>()?;
+    let mut filter = Filter::default();
+    scope::restrict(&mut filter, &caller, reach, &COLUMNS);
+    for (name, column) in [
+        ("username", "user_account.username"),
+        ("firstname", "user_account.firstname"),
+        ("lastname", "user_account.lastname"),
+        ("email", "user_account.email"),
+    ] {
+        filter.and_like(column, params.text(name));
+    }
+    let organization = params.get::<OrganizationId>("organization_id")?;
+    scope::check_organization(&mut caller, reach, organization).await?;
+    filter.and_equal("user_account.organization_id", organization.map(OrganizationId::get));
+    if let Some(id) = params.get::<RoleId>("role_id")? {
+        filter.and("user_account.id IN (SELECT user_id FROM user_role WHERE role_id = ?)", [id.get().into()]);
+    }
+    if let Some(id) = params.get::<RuleId>("rule_id")? {
+        filter.and("user_account.id IN (SELECT user_id FROM user_rule WHERE rule_id = ?)", [id.get().into()]);
+    }
+    let collaboration = params.get::<CollaborationId>("collaboration_id")?;
+    scope::check_collaboration(&caller, reach, collaboration)?;
+    if let Some(id) = collaboration {
+        let sql = "user_account.organization_id IN (SELECT organization_id FROM collaboration_organization \
+                   WHERE collaboration_id = ?)";
+        filter.and(sql, [id.get().into()]);
+    }
+    if let Some(from) = params.time("last_seen_from")? {
+        filter.and("authenticatable.last_seen >= ?", [from.micros().into()]);
+    }
+    if let Some(till) = params.time("last_seen_till")? {
+        filter.and("authenticatable.last_seen <= ?", [till.micros().into()]);
+    }
+    let (found, total) = store::user_page(caller.tx.conn(), &filter, &page).await?;
+    let data: Vec<_> = found.into_iter().map(|record| user(&caller.state, record)).collect();
+    Ok(page.answer(&params, data, total))
+}
+
+async fn fetch(mut caller: Caller, params: Params, Id(id): Id<UserId>) -> Result<Json<User>, Problem> {
+    let record = find(&mut caller, id).await?;
+    let target = target(&mut caller, &record).await?;
+    caller.permit::<ViewUser>(id, &target)?;
+    let permissions = if params.flag("include_permissions")? {
+        let (roles, rules) = user_rights(caller.tx.conn(), id).await?;
+        let peers = organizations_in_collaborations(&mut caller, &target).await?;
+        let rules: Vec<RuleId> = rules.ids().collect();
+        Some(json!({"roles": roles, "rules": rules, "orgs_in_collabs": peers}))
+    } else {
+        None
+    };
+    Ok(Json(User { permissions, ..user(&caller.state, record) }))
+}
+
+async fn organizations_in_collaborations(
+    caller: &mut Caller,
+    target: &Target,
+) -> Result<BTreeSet<OrganizationId>, Problem> {
+    let members = crate::store::collaboration::members(caller.tx.conn(), target.collaborations.iter().copied());
+    Ok(members.await?.into_values().flatten().collect())
+}
+
+#[tracing::instrument(name = "http.user.create", skip_all)]
+async fn create(visitor: Visitor, Body(new): Body<NewUser>) -> Result<(StatusCode, Json<User>), Problem> {
+    // Asked before the hash, so that nobody makes us work who may not, and again when it is written.
+    let mut caller = visitor.begin_read().await?;
+    let organization = new.organization_id.unwrap_or(caller.actor.organization);
+    let target = scope::organization_target(&mut caller, organization).await?;
+    caller.permit::<CreateUser>(organization, &target)?;
+    drop(caller);
+
+    check_username(&new.username)?;
+    check_email(&new.email)?;
+    check_person(new.firstname.as_deref(), new.lastname.as_deref())?;
+    check_policy(&new.password).map_err(|why| Problem::bad_request("weak_password", why.to_string()))?;
+    let hash = visitor.state.hasher().hash(new.password).await?;
+
+    let mut caller = visitor.begin_write().await?;
+    let target = scope::organization_target(&mut caller, organization).await?;
+    let permit = caller.permit::<CreateUser>(organization, &target)?;
+    let known = crate::store::organization::organization_fetch(caller.tx.conn(), organization).await?;
+    if known.is_none() {
+        return Err(Problem::not_found(format!("Organization with id={organization} is not found")));
+    }
+    check_free(&mut caller, &new.username, Some(&new.email), None).await?;
+    let nothing = (BTreeSet::new(), RuleSet::EMPTY);
+    let roles = new.roles.unwrap_or_default().into_iter().collect();
+    let rules = new.rules.unwrap_or_default().into_iter().collect();
+    let rights = rights(&mut caller, organization, nothing, (roles, rules)).await?;
+    let details = UserDetails {
+        username: new.username,
+        firstname: new.firstname,
+        lastname: new.lastname,
+        email: Some(new.email),
+    };
+    let id = store::user_insert(&mut caller.tx, permit, &details, &hash, &rights).await?;
+    let record = find(&mut caller, id).await?;
+    let answer = user(&caller.state, record);
+    caller.commit().await?;
+    tracing::info!(user.id = %id, "user created");
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// The body of PATCH. An organization cannot be changed and is ignored; a password has an endpoint of its own.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    #[serde(default)]
+    username: Option<String>,
+    #[serde(default)]
+    firstname: Option<String>,
+    #[serde(default)]
+    lastname: Option<String>,
+    #[serde(default)]
+    email: Option<String>,
+    #[serde(default)]
+    roles: Option<Vec<RoleId>>,
+    #[serde(default)]
+    rules: Option<Vec<RuleId>>,
+    #[serde(default, rename = "organization_id")]
+    _organization_id: Option<Value>,
+    #[serde(default)]
+    password: Option<Secret>,
+}
+
+#[tracing::instrument(name = "http.user.update", skip_all, fields(user.id = %id))]
+async fn update(mut caller: Caller, Id(id): Id<UserId>, Body(change): Body<Change>) -> Result<Json<User>, Problem> {
+    let record = find(&mut caller, id).await?;
+    let target = target(&mut caller, &record).await?;
+    let permit = caller.permit::<EditUser>(id, &target)?;
+    if change.password.is_some() {
+        let text = "You cannot change your password here! Use PATCH /password/change";
+        return Err(Problem::bad_request("password_elsewhere", text));
+    }
+    let myself = caller.actor.user() == Some(id);
+    let (roles, all_rules) = user_rights(caller.tx.conn(), id).await?;
+    let own_rules = crate::store::role::user_rules(caller.tx.conn(), id).await?;
+
+    let before = &record.details;
+    let renamed = change.username.as_ref().is_some_and(|name| *name != before.username);
+    if renamed && !myself {
+        return Err(Problem::unauthorized("not_allowed", "You cannot change the username of another user!"));
+    }
+    let readdressed = change.email.is_some() && change.email != before.email;
+    if readdressed && !myself {
+        // Whoever reads a user's mail can recover the password, and so has all of the user's rules.
+        grant(&caller.actor, RuleSet::EMPTY, all_rules)?;
+    }
+    let details = UserDetails {
+        username: change.username.unwrap_or_else(|| before.username.clone()),
+        firstname: change.firstname.or_else(|| before.firstname.clone()),
+        lastname: change.lastname.or_else(|| before.lastname.clone()),
+        email: change.email.or_else(|| before.email.clone()),
+    };
+    if renamed {
+        check_username(&details.username)?;
+    }
+    if readdressed {
+        check_email(details.email.as_deref().unwrap_or_default())?;
+    }
+    check_person(details.firstname.as_deref(), details.lastname.as_deref())?;
+    check_free(&mut caller, &details.username, details.email.as_deref(), Some(id)).await?;
+
+    let rights = if change.roles.is_some() || change.rules.is_some() {
+        let new_roles = change.roles.map_or_else(|| roles.clone(), |ids| ids.into_iter().collect());
+        let new_rules = change.rules.map_or(own_rules, |ids| ids.into_iter().collect());
+        if myself && (new_roles != roles || new_rules != own_rules) {
+            return Err(Problem::unauthorized("not_allowed", "You can't change your own roles or rules!"));
+        }
+        Some(rights(&mut caller, record.organization, (roles, own_rules), (new_roles, new_rules)).await?)
+    } else {
+        None
+    };
+    store::user_update(&mut caller.tx, permit, &details, rights.as_ref()).await?;
+    let record = find(&mut caller, id).await?;
+    let answer = user(&caller.state, record);
+    caller.commit().await?;
+    tracing::info!(user.id = %id, "user changed");
+    Ok(Json(answer))
+}
+
+#[tracing::instrument(name = "http.user.delete", skip_all, fields(user.id = %id))]
+async fn remove(mut caller: Caller, params: Params, Id(id): Id<UserId>) -> Result<Json<Value>, Problem> {
+    let record = find(&mut caller, id).await?;
+    let target = target(&mut caller, &record).await?;
+    let permit = caller.permit::<DeleteUser>(id, &target)?;
+    let dependents = store::user_dependents(caller.tx.conn(), id).await?;
+    scope::check_dependents("User", &dependents, params.flag("delete_dependents")?)?;
+    store::user_delete(&mut caller.tx, permit, caller.now).await?;
+    caller.commit().await?;
+    tracing::info!(user.id = %id, "user deleted");
+    Ok(Json(json!({"msg": format!("User id={id} is removed from the database")})))
+}
+
+/// The body of `PATCH /password/change`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PasswordChange {
+    current_password: Secret,
+    new_password: Secret,
+}
+
+#[tracing::instrument(name = "http.user.change_password", skip_all)]
+async fn change_password(visitor: Visitor, Body(change): Body<PasswordChange>) -> Result<Json<Value>, Problem> {
+    let mut caller = visitor.begin_read().await?;
+    let Some(id) = caller.actor.user() else { return Err(Problem::permission()) };
+    caller.permit::<ChangePassword>(id, &Target::anywhere().owned_by(Some(id)))?;
+    let known = crate::store::user::credentials_fetch(caller.tx.conn(), id).await?;
+    drop(caller);
+
+    let (current, new) = (change.current_password.reveal(), change.new_password.reveal());
+    check_length("current_password", current, 1, 128)?;
+    check_policy(new).map_err(|why| Problem::bad_request("weak_password", why.to_string()))?;
+    let hasher = visitor.state.hasher();
+    let right = hasher.verify(current.to_owned(), known.map(|known| known.password_hash)).await?;
+    super::token::count_attempt(&visitor.state, id, right, visitor.now)
+        .await?
+        .then_some(())
+        .ok_or_else(|| Problem::unauthorized("wrong_password", "Your current password is not correct!"))?;
+    if current == new {
+        let text = "New password is the same as current password!";
+        return Err(Problem::bad_request("same_password", text));
+    }
+    let hash = hasher.hash(new.to_owned()).await?;
+    let mut caller = visitor.begin_write().await?;
+    let permit = caller.permit::<ChangePassword>(id, &Target::anywhere().owned_by(Some(id)))?;
+    store::password_replace(&mut caller.tx, permit, &hash).await?;
+    caller.commit().await?;
+    tracing::info!(user.id = %id, "password changed");
+    Ok(Json(json!({"msg": "The password has been changed successfully!"})))
+}
+
+/// Decides about what a user gets: nothing that the caller does not hold, and no role of another organization.
+async fn rights(
+    caller: &mut Caller,
+    organization: OrganizationId,
+    before: (BTreeSet<RoleId>, RuleSet),
+    after: (BTreeSet<RoleId>, RuleSet),
+) -> Result<Rights, Problem> {
+    let changed: BTreeSet<RoleId> = before.0.symmetric_difference(&after.0).copied().collect();
+    let records = crate::store::role::role_all(caller.tx.conn(), &changed).await?;
+    let mut by_roles = RuleSet::EMPTY;
+    for role in &records {
+        if after.0.contains(&role.id) && role.organization.is_some_and(|owner| owner != organization) {
+            let text = format!("Role id={} belongs to another organization than the user!", role.id);
+            return Err(Problem::unauthorized("foreign_role", text));
+        }
+        by_roles = by_roles.union(role.rules);
+    }
+    // Ids of roles that do not exist are skipped, as stock servers do.
+    let known: BTreeSet<RoleId> = records.iter().map(|role| role.id).collect();
+    let roles = after.0.into_iter().filter(|id| before.0.contains(id) || known.contains(id)).collect();
+    Ok(Rights {
+        roles: grant_roles(&caller.actor, by_roles, roles)?,
+        rules: grant(&caller.actor, before.1, after.1)?,
+    })
+}
+
+/// Refuses to tell of a user whom the caller may not see.
+pub(crate) async fn check_visible(caller: &mut Caller, id: UserId) -> Result<(), Problem> {
+    let record = find(caller, id).await?;
+    let target = target(caller, &record).await?;
+    caller.permit::<ViewUser>(id, &target)?;
+    Ok(())
+}
+
+async fn find(caller: &mut Caller, id: UserId) -> Result<UserRecord, Problem> {
+    store::user_fetch(caller.tx.conn(), id)
+        .await?
+        .ok_or_else(|| Problem::not_found(format!("User id={id} is not found!")))
+}
+
+async fn check_free(
+    caller: &mut Caller,
+    username: &str,
+    email: Option<&str>,
+    besides: Option<UserId>,
+) -> Result<(), Problem> {
+    match store::user_names_taken(caller.tx.conn(), username, email, besides).await? {
+        Some("username") => Err(Problem::bad_request("name_taken", "Username already exists.")),
+        Some(_) => Err(Problem::bad_request("name_taken", "Email already exists.")),
+        None => Ok(()),
+    }
+}
+
+/// `^[a-zA-Z][a-zA-Z0-9._-]+$`, 3 to 128 characters.
+fn check_username(name: &str) -> Result<(), Problem> {
+    check_length("username", name, 3, 128)?;
+    let rest = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(rest) {
+        return Ok(());
+    }
+    let text = "Username must begin with a letter and contain only letters, numbers, dots, hyphens and underscores.";
+    Err(Problem::field("username", text))
+}
+
+fn check_email(email: &str) -> Result<(), Problem> {
+    check_length("email", email, 3, 256)?;
+    let valid = email.split_once('@').is_some_and(|(name, domain)| {
+        !name.is_empty() && !domain.is_empty() && !domain.contains('@') && !email.contains(char::is_whitespace)
+    });
+    if valid { Ok(()) } else { Err(Problem::field("email", "Not a valid email address.")) }
+}
+
+fn check_person(firstname: Option<&str>, lastname: Option<&str>) -> Result<(), Problem> {
+    for (field, text) in [("firstname", firstname), ("lastname", lastname)] {
+        check_length(field, text.unwrap_or_default(), 0, 128)?;
+    }
+    Ok(())
+}
+

@@ -1,0 +1,9 @@
+//! The task ledger, asked over the interface.
+
+mod event;
+mod federation;
+mod kill;
+mod peer;
+mod run;
+mod task;
+mod twin;

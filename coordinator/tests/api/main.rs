@@ -1,0 +1,3 @@
+//! The coordinator as its callers see it.
+
+mod ledger;
