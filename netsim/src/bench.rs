@@ -105,12 +105,12 @@ impl Lab {
         let home = tempfile::Builder::new().prefix("twinmesh-bench-").tempdir()?;
         let directory = Utf8PathBuf::from_path_buf(home.path().to_owned())
             .map_err(|path| anyhow::anyhow!("the temporary folder {} is not UTF-8", path.display()))?;
-        let mut plan = Plan { nodes, ..Plan::new(&directory, &this_program()?, data) };
+        let mut plan = Plan { nodes, ..Plan::new(&directory, data) };
         for node in 0..nodes {
             // Four vectors of 100 MiB and what is on its way have to fit.
             plan.extra_configuration.insert(node, "[runtime.limits]\nmemory = \"2GiB\"\n".into());
         }
-        Ok(Self { federation: Federation::start(plan).await?, _home: home })
+        Ok(Self { federation: Federation::start(&plan, &this_program()?).await?, _home: home })
     }
 
     async fn stop(&mut self) -> anyhow::Result<()> {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 pub use report::{Evidence, Latency, Report, Row, Section, Value};
 
 use crate::data::{GBSG2, shuffle_rows, with_constant_column};
-use crate::federation::{Federation, Plan, RESEARCHER};
+use crate::federation::{COLLABORATION, Federation, Plan, RESEARCHER};
 use crate::process::this_program;
 
 /// The most hospitals that may be asked for: each needs rows enough to answer.
@@ -83,12 +83,10 @@ async fn demonstrate(options: &Options, directory: Utf8PathBuf, slot: &mut Optio
         Some(seed) => shuffle_rows(GBSG2, seed),
         None => GBSG2.to_owned(),
     };
-    let plan = Plan {
-        nodes: options.nodes,
-        ..Plan::new(&directory, &this_program()?, &with_constant_column(&dealt, &planted, "8461937.25"))
-    };
+    let data = with_constant_column(&dealt, &planted, steps::PLANTED_VALUE);
+    let plan = Plan { nodes: options.nodes, ..Plan::new(&directory, &data) };
     progress.begin(&format!("starting a coordinator and {} hospitals", options.nodes));
-    let mut starting = Federation::prepare(plan).await?;
+    let mut starting = Federation::prepare(&plan, &this_program()?).await?;
     // From here on the caller can stop the processes, whatever happens.
     let outcome = starting.wait_online().await;
     let federation = slot.insert(starting);
@@ -147,7 +145,7 @@ fn how_to_talk(federation: &Federation) -> anyhow::Result<String> {
     let _ = writeln!(text, "  twinmesh status");
     let _ = writeln!(
         text,
-        "  twinmesh task create --collaboration breast-cancer --organization hospital-1 --image {} \\",
+        "  twinmesh task create --collaboration {COLLABORATION} --organization hospital-1 --image {} \\",
         twinmesh_algorithms::IMAGE
     );
     let _ = writeln!(text, "      --function summary --argument 'columns=[\"age\"]' --database default --wait");

@@ -1,68 +1,23 @@
 //! A federation of real processes on this machine: a coordinator, and a node per hospital, each with its own key,
 //! journal and part of the data.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use twinmesh_client::api::{Api, ApiOptions};
-use twinmesh_client::key::create_organization_key;
-use twinmesh_client::pins::PinStore;
 use twinmesh_client::researcher::Client;
-use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId};
+use twinmesh_node::node::{NodeStatus, read_status};
+use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId};
 use twinmesh_protocol::key::OrganizationKey;
-use twinmesh_protocol::wire::{NewCollaboration, NewNode, NewOrganization, NewUser};
 
-use crate::clock;
-use crate::data::split_rows;
+pub use crate::enrolment::{COLLABORATION, DATABASE, Plan, RESEARCHER};
+use crate::enrolment::{Enrolment, enrol, password};
 use crate::process::{Daemon, POLL};
 
-/// The label under which every hospital offers its data.
-pub const DATABASE: &str = "default";
-/// The researcher's log-in name.
-pub const RESEARCHER: &str = "researcher";
-/// The built-in role of researchers (contract A.4.2).
-const RESEARCHER_ROLE: RoleId = RoleId::new(5);
 /// How long nodes may take to come online.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What a federation is made of.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// How many hospitals.
-    pub nodes: usize,
-    /// Where everything lives. Must exist and be empty.
-    pub directory: Utf8PathBuf,
-    /// A program that is this library's `cli` (it is started again as coordinator and as node).
-    pub program: Utf8PathBuf,
-    /// The table whose row i hospital i modulo `nodes` holds, as CSV.
-    pub data: String,
-    /// Whether inputs and results are encrypted end to end.
-    pub encrypted: bool,
-    /// Further lines of every node's configuration, by its number.
-    pub extra_configuration: BTreeMap<usize, String>,
-    /// How long a run goes on while its node is away.
-    pub orphan_grace: Duration,
-}
-
-impl Plan {
-    /// An encrypted federation of three hospitals, each with a third of the table.
-    #[must_use]
-    pub fn new(directory: &Utf8Path, program: &Utf8Path, data: &str) -> Self {
-        Self {
-            nodes: 3,
-            directory: directory.into(),
-            program: program.into(),
-            data: data.into(),
-            encrypted: true,
-            extra_configuration: BTreeMap::new(),
-            orphan_grace: Duration::from_secs(120),
-        }
-    }
-}
 
 /// A hospital's end of the federation.
 #[derive(Debug)]
@@ -82,10 +37,17 @@ pub struct Hospital {
 }
 
 impl Hospital {
-    /// What the node says about itself, `status.json`.
+    /// What the node says about itself; `None` before it has said anything.
     #[must_use]
-    pub fn status(&self) -> Option<Value> {
-        read_json(&self.state.join("status.json"))
+    pub fn status(&self) -> Option<NodeStatus> {
+        read_status(&self.state).ok()
+    }
+
+    /// Whether the node follows the coordinator and has its place in the overlay.
+    fn is_ready(&self) -> bool {
+        self.status().is_some_and(|status| {
+            Some(status.pid) == self.daemon.pid() && status.coordinator.link.connected && status.keys.registered
+        })
     }
 }
 
@@ -123,12 +85,13 @@ struct Ready {
 }
 
 impl Federation {
-    /// Prepares a federation and waits until all nodes are online and their keys are there.
+    /// Prepares a federation and waits until all nodes are online and their keys are there. `program` is one that
+    /// begins with [`crate::cli::main`]; it is started as coordinator and as node.
     ///
     /// # Errors
     /// What went wrong, with the end of the log of the process concerned.
-    pub async fn start(plan: Plan) -> anyhow::Result<Self> {
-        let mut federation = Self::prepare(plan).await?;
+    pub async fn start(plan: &Plan, program: &Utf8Path) -> anyhow::Result<Self> {
+        let mut federation = Self::prepare(plan, program).await?;
         federation.wait_online().await?;
         Ok(federation)
     }
@@ -137,116 +100,57 @@ impl Federation {
     ///
     /// # Errors
     /// What went wrong, with the end of the log of the process concerned.
-    pub async fn prepare(plan: Plan) -> anyhow::Result<Self> {
+    pub async fn prepare(plan: &Plan, program: &Utf8Path) -> anyhow::Result<Self> {
         let directory = plan.directory.clone();
         let coordinator_data = directory.join("coordinator");
+        for folder in [&coordinator_data, &directory.join("logs")] {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot create `{folder}`"))?;
+        }
         let root_password = password();
-        std::fs::create_dir_all(&coordinator_data).with_context(|| format!("cannot create `{coordinator_data}`"))?;
-        let mut unbound = coordinator_daemon(&plan.program, &directory, &coordinator_data, "127.0.0.1:0", None)
+        let mut unbound = coordinator_daemon(program, &directory, &coordinator_data, "127.0.0.1:0", None)
             .with_variable("TWINMESH_ROOT_PASSWORD", &root_password);
         unbound.start()?;
         let ready = wait_ready(&mut unbound, &coordinator_data).await?;
+        let coordinator = restartable(program, &directory, &coordinator_data, &ready, unbound)?;
         let root = Api::new(&ready.url, ApiOptions::default())?;
         root.log_in_user("root", &root_password, None).await.context("cannot log in as root")?;
+        let Enrolment { collaboration, members, researcher, password } = enrol(plan, &ready.url, &root).await?;
 
-        let mut members = Vec::new();
-        for number in 1..=plan.nodes {
-            let name = format!("hospital-{number}");
-            let new = NewOrganization { name: Some(name.clone()), ..NewOrganization::default() };
-            let organization =
-                root.organization_create(&new).await.with_context(|| format!("cannot create `{name}`"))?;
-            let key_file = directory.join(format!("{name}.pem"));
-            let (key, _) = create_organization_key(key_file.as_std_path(), false)
-                .with_context(|| format!("cannot create the key of `{name}`"))?;
-            members.push((name, organization.id, key, key_file));
-        }
-        let collaboration = root
-            .collaboration_create(&NewCollaboration {
-                name: "breast-cancer".into(),
-                organization_ids: members.iter().map(|(_, id, ..)| *id).collect(),
-                encrypted: plan.encrypted,
-            })
-            .await
-            .context("cannot create the collaboration")?
-            .id;
-
+        let researcher_key = members.first().context("a federation needs a hospital")?.key_file.clone();
+        let parent = std::process::id().to_string();
         let mut hospitals = Vec::new();
-        for (number, ((name, organization, key, key_file), rows)) in
-            members.iter().zip(split_rows(&plan.data, plan.nodes)).enumerate()
-        {
-            let new = NewNode { collaboration_id: collaboration, organization_id: Some(*organization), name: None };
-            let node = root.node_create(&new).await.with_context(|| format!("cannot register the node of `{name}`"))?;
-            let state = directory.join(name);
-            std::fs::create_dir_all(&state).with_context(|| format!("cannot create `{state}`"))?;
-            let data = directory.join(format!("{name}.csv"));
-            std::fs::write(&data, rows).with_context(|| format!("cannot write `{data}`"))?;
-            let configuration = directory.join(format!("{name}.toml"));
-            let api_key = node.api_key.as_deref().context("the coordinator gave no API key")?;
-            let pins = members.iter().map(|(_, id, key, _)| (id.to_string(), key.public().to_pem()));
-            let text = node_configuration(&NodeSettings {
-                url: &ready.url,
-                api_key,
-                state: &state,
-                key_file,
-                data: &data,
-                encrypted: plan.encrypted,
-                orphan_grace: plan.orphan_grace,
-                pins: pins.collect(),
-                extra: plan.extra_configuration.get(&number).map_or("", String::as_str),
-            })?;
-            std::fs::write(&configuration, text).with_context(|| format!("cannot write `{configuration}`"))?;
-            let parent = std::process::id().to_string();
-            let log = directory.join("logs").join(format!("{name}.log"));
-            let daemon = Daemon::new(
-                name,
-                &plan.program,
-                &["--parent", &parent, "node", "start", "--config", configuration.as_str(), "--stop-runs-on-exit"],
-                log,
-            );
+        for member in members {
+            let arguments = [
+                "--parent",
+                &parent,
+                "node",
+                "start",
+                "--config",
+                member.configuration.as_str(),
+                "--stop-runs-on-exit",
+            ];
+            let log = directory.join("logs").join(format!("{}.log", member.name));
+            let mut daemon = Daemon::new(&member.name, program, &arguments, log);
+            daemon.start()?;
             hospitals.push(Hospital {
-                name: name.clone(),
-                organization: *organization,
-                node: node.id,
+                name: member.name,
+                organization: member.organization,
+                node: member.node,
                 daemon,
-                state,
-                key: key.clone(),
+                state: member.state,
+                key: member.key,
             });
         }
-        for hospital in &mut hospitals {
-            hospital.daemon.start()?;
-        }
-
-        let (_, first, key, key_file) = members.first().context("a federation needs a hospital")?;
-        let researcher_password = password();
-        root.user_create(&NewUser {
-            username: RESEARCHER.into(),
-            password: researcher_password.clone(),
-            email: "researcher@hospital-1.example".into(),
-            firstname: Some("Robin".into()),
-            lastname: Some("Researcher".into()),
-            organization_id: Some(*first),
-            roles: Some(vec![RESEARCHER_ROLE]),
-            rules: None,
-        })
-        .await
-        .context("cannot create the researcher")?;
-        let api = Api::new(&ready.url, ApiOptions::default())?;
-        api.log_in_user(RESEARCHER, &researcher_password, None).await.context("cannot log in as the researcher")?;
-        let mut pins = PinStore::in_memory();
-        for hospital in &hospitals {
-            pins.set(hospital.organization, &hospital.name, hospital.key.public(), clock::now())?;
-        }
-        let researcher = Client::new(api, Some(key.clone()), pins).await.context("cannot set up the researcher")?;
         Ok(Self {
-            coordinator: restartable(&plan.program, &directory, &coordinator_data, &ready, unbound)?,
+            coordinator,
             url: ready.url,
             coordinator_data,
             hospitals,
             collaboration,
             researcher,
-            password: researcher_password,
+            password,
             root,
-            researcher_key: key_file.clone(),
+            researcher_key,
             directory,
         })
     }
@@ -257,21 +161,20 @@ impl Federation {
         &self.directory
     }
 
-    /// Waits until all nodes are online and their organizations' keys are at the coordinator.
+    /// Waits until all nodes follow the coordinator, have their place in the overlay, and are online.
     ///
     /// # Errors
     /// When it takes too long, or a node ends.
     pub async fn wait_online(&mut self) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let nodes = self.root.node_list(Some(self.collaboration)).await.context("cannot list the nodes")?;
-            let organizations = self.root.organization_list(Some(self.collaboration)).await?;
-            let online = nodes.iter().filter(|node| node.status.as_deref() == Some("online")).count();
-            let keys = organizations.iter().filter(|organization| !organization.public_key.is_empty()).count();
-            let meeting = self.hospitals.iter().filter(|hospital| is_ready(hospital)).count();
             let wanted = self.hospitals.len();
-            if online == wanted && (keys == wanted || keys == 0) && meeting == wanted {
-                return Ok(());
+            let ready = self.hospitals.iter().filter(|hospital| hospital.is_ready()).count();
+            if ready == wanted {
+                let nodes = self.root.node_list(Some(self.collaboration)).await.context("cannot list the nodes")?;
+                if nodes.iter().filter(|node| node.status.as_deref() == Some("online")).count() == wanted {
+                    return Ok(());
+                }
             }
             for hospital in &mut self.hospitals {
                 if hospital.daemon.has_ended()? {
@@ -280,7 +183,7 @@ impl Federation {
             }
             if tokio::time::Instant::now() > deadline {
                 let logs: Vec<String> = self.hospitals.iter().map(|hospital| hospital.daemon.log_tail()).collect();
-                bail!("only {online} of {wanted} nodes came online:\n{}", logs.join("\n--\n"));
+                bail!("only {ready} of {wanted} nodes came online within {PATIENCE:?}:\n{}", logs.join("\n--\n"));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -310,12 +213,6 @@ impl Federation {
     }
 }
 
-/// Whether a node says that everything it needs is there.
-fn is_ready(hospital: &Hospital) -> bool {
-    let pid = hospital.daemon.pid().map(u64::from);
-    hospital.status().is_some_and(|status| status["ready"] == json!(true) && status["pid"].as_u64() == pid)
-}
-
 fn coordinator_daemon(
     program: &Utf8Path,
     directory: &Utf8Path,
@@ -330,10 +227,7 @@ fn coordinator_daemon(
     for address in overlay.unwrap_or(&default) {
         arguments.extend(["--overlay-listen", address]);
     }
-    let logs = directory.join("logs");
-    // The daemon's start says what is wrong if this did not work.
-    let _ = std::fs::create_dir_all(&logs);
-    Daemon::new("coordinator", program, &arguments, logs.join("coordinator.log"))
+    Daemon::new("coordinator", program, &arguments, directory.join("logs/coordinator.log"))
 }
 
 /// The same coordinator as one that is always started at the addresses it has got.
@@ -344,14 +238,10 @@ fn restartable(
     ready: &Ready,
     running: Daemon,
 ) -> anyhow::Result<Daemon> {
-    let listen = ready.url.trim_start_matches("http://").trim_end_matches("/api").trim_end_matches('/');
-    let overlay: Vec<String> = ready
-        .overlay
-        .iter()
-        .map(|address| address.split("/p2p/").next().unwrap_or(address).trim_end_matches('/').to_owned())
-        .collect();
-    let daemon = coordinator_daemon(program, directory, data, listen, Some(&overlay));
-    daemon.taking_over(running)
+    let listen = ready.url.trim_start_matches("http://").trim_end_matches("/api");
+    let without_peer = |address: &String| address.split("/p2p/").next().unwrap_or(address).to_owned();
+    let overlay: Vec<String> = ready.overlay.iter().map(without_peer).collect();
+    coordinator_daemon(program, directory, data, listen, Some(&overlay)).taking_over(running)
 }
 
 async fn wait_ready(coordinator: &mut Daemon, data: &Utf8Path) -> anyhow::Result<Ready> {
@@ -359,77 +249,8 @@ async fn wait_ready(coordinator: &mut Daemon, data: &Utf8Path) -> anyhow::Result
     let pid = coordinator.pid();
     coordinator
         .wait_until(|| {
-            let ready: Ready = serde_json::from_value(read_json(&file)?).ok()?;
+            let ready: Ready = serde_json::from_slice(&std::fs::read(&file).ok()?).ok()?;
             (Some(ready.pid) == pid).then_some(ready)
         })
         .await
-}
-
-struct NodeSettings<'a> {
-    url: &'a str,
-    api_key: &'a str,
-    state: &'a Utf8Path,
-    key_file: &'a Utf8Path,
-    data: &'a Utf8Path,
-    encrypted: bool,
-    orphan_grace: Duration,
-    pins: BTreeMap<String, String>,
-    extra: &'a str,
-}
-
-fn node_configuration(settings: &NodeSettings<'_>) -> anyhow::Result<String> {
-    let pins: toml::Table = settings.pins.iter().map(|(id, pem)| (id.clone(), pem.clone().into())).collect();
-    let mut table = toml::toml! {
-        coordinator_url = "-"
-        api_key = "-"
-        state_directory = "-"
-        private_key = "-"
-
-        [encryption]
-        enabled = true
-
-        [[databases]]
-        label = "default"
-        type = "csv"
-        path = "-"
-
-        [runtime]
-        minimum = "lite"
-        orphan_grace = "-"
-
-        [overlay]
-        listen = ["/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"]
-    };
-    table["coordinator_url"] = settings.url.into();
-    table["api_key"] = settings.api_key.into();
-    table["state_directory"] = settings.state.as_str().into();
-    table["private_key"] = settings.key_file.as_str().into();
-    table["encryption"]["enabled"] = settings.encrypted.into();
-    table["databases"][0]["label"] = DATABASE.into();
-    table["databases"][0]["path"] = settings.data.as_str().into();
-    table["runtime"]["orphan_grace"] = format!("{}s", settings.orphan_grace.as_secs()).into();
-    table.insert("pins".into(), pins.into());
-    let extra: toml::Table = settings.extra.parse().context("the plan's extra configuration is no TOML")?;
-    merge(&mut table, extra);
-    Ok(toml::to_string_pretty(&table).context("cannot write the node's configuration")?)
-}
-
-fn merge(into: &mut toml::Table, from: toml::Table) {
-    for (key, value) in from {
-        match (into.get_mut(&key), value) {
-            (Some(toml::Value::Table(into)), toml::Value::Table(from)) => merge(into, from),
-            (_, value) => {
-                into.insert(key, value);
-            }
-        }
-    }
-}
-
-fn read_json(path: &Utf8Path) -> Option<Value> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
-}
-
-/// A random password that any policy takes.
-fn password() -> String {
-    format!("Aa1-{:032x}", rand::random::<u128>())
 }

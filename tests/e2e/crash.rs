@@ -11,8 +11,8 @@ use sqlx::Row as _;
 use twinmesh_client::events::{After, Update};
 use twinmesh_netsim::data::gbsg2_reference;
 use twinmesh_protocol::id::{JobId, TaskId};
-use twinmesh_protocol::wire::EventKind;
 use twinmesh_protocol::status::RunStatus;
+use twinmesh_protocol::wire::EventKind;
 
 use crate::lab::{Lab, PATIENCE, processes, until};
 
@@ -202,12 +202,7 @@ fn parent(pid: i32) -> Option<i32> {
 }
 
 /// Every run of the job was started once by its node; one whose process was killed from outside at most once more.
-async fn nothing_ran_twice(
-    lab: &Lab,
-    job: JobId,
-    struck: &BTreeMap<usize, i64>,
-    point: Option<(Victim, When)>,
-) {
+async fn nothing_ran_twice(lab: &Lab, job: JobId, struck: &BTreeMap<usize, i64>, point: Option<(Victim, When)>) {
     for hospital in 0..lab.federation.hospitals.len() {
         let journal = lab.journal(hospital).await;
         let more: Vec<(i64, i64)> = sqlx::query("SELECT run_id, attempts FROM run WHERE job_id = $1 AND attempts > 1")
@@ -233,7 +228,9 @@ async fn shape(lab: &Lab, task: TaskId, job: JobId) -> Shape {
     };
     // The last reports of partials may still be on their way when the central function has its answer.
     until("all runs of the job have ended", async || {
-        let open = count("SELECT count(*) FROM run JOIN task ON task.id = run.task_id WHERE job_id = $1 AND finished_at IS NULL");
+        let open = count(
+            "SELECT count(*) FROM run JOIN task ON task.id = run.task_id WHERE job_id = $1 AND finished_at IS NULL",
+        );
         (open.await == 0).then_some(())
     })
     .boxed_local()

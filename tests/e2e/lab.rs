@@ -30,9 +30,9 @@ impl Lab {
     pub(crate) async fn with(change: impl FnOnce(&mut Plan)) -> Self {
         let home = tempfile::Builder::new().prefix("twinmesh-e2e-").tempdir().unwrap();
         let directory = Utf8Path::from_path(home.path()).unwrap();
-        let mut plan = Plan::new(directory, Utf8Path::new(PROGRAM), GBSG2);
+        let mut plan = Plan::new(directory, GBSG2);
         change(&mut plan);
-        let federation = Federation::start(plan).await.unwrap();
+        let federation = Federation::start(&plan, Utf8Path::new(PROGRAM)).await.unwrap();
         Self { federation, home }
     }
 

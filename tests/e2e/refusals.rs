@@ -42,8 +42,14 @@ async fn lies(lab: &mut Lab, database: &SqlitePool) {
             "UPDATE task SET manifest = (SELECT manifest FROM task WHERE id = (SELECT min(id) FROM task)) WHERE id = $1",
         ),
         // One flipped character of the signed bytes.
-        ("altered or forged", "UPDATE task SET manifest = replace(manifest, '\"signature\":\"', '\"signature\":\"AAAA') WHERE id = $1"),
-        ("not the one that was signed", "UPDATE run SET input = (SELECT input FROM run WHERE id = (SELECT min(id) FROM run)) WHERE task_id = $1"),
+        (
+            "altered or forged",
+            "UPDATE task SET manifest = replace(manifest, '\"signature\":\"', '\"signature\":\"AAAA') WHERE id = $1",
+        ),
+        (
+            "not the one that was signed",
+            "UPDATE run SET input = (SELECT input FROM run WHERE id = (SELECT min(id) FROM run)) WHERE task_id = $1",
+        ),
     ];
     for (reason, statement) in alter {
         lab.kill_node(0).await;

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Map, Value as Json, json};
 use tokio::time::Instant;
 use twinmesh_algorithms::IMAGE;
 use twinmesh_client::researcher::NewTaskRequest;
+use twinmesh_node::node::NodeStatus;
 use twinmesh_protocol::id::OrganizationId;
+use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::NewTaskDatabase;
 
 use super::plot::Curve;
@@ -17,9 +20,12 @@ use super::report::{Evidence, Latency, Row, Section, Value};
 use crate::clock;
 use crate::data::{GBSG2, gbsg2_reference, numeric_column};
 use crate::evidence::{Marker, search};
-use crate::federation::{DATABASE, Federation};
+use crate::federation::{DATABASE, Federation, Hospital};
+use crate::process::POLL;
 
 const FORMULA: &str = "cens ~ age + tsize + pnodes + horTh";
+/// The value of the planted column in every row.
+pub(super) const PLANTED_VALUE: &str = "8461937.25";
 /// The times for which the reference has the survival of all patients.
 const TIMES: [f64; 6] = [365.0, 730.0, 1000.0, 1500.0, 2000.0, 2500.0];
 
@@ -293,20 +299,16 @@ pub(super) async fn evidence(federation: &Federation, planted: &str, measured: M
     let mut relayed = 0;
     let mut paths: BTreeMap<String, usize> = BTreeMap::new();
     let mut runtimes: BTreeMap<String, usize> = BTreeMap::new();
+    let asked = clock::now();
     for hospital in &federation.hospitals {
-        let status = hospital.status().with_context(|| format!("`{}` wrote no status", hospital.name))?;
-        direct += status["traffic"]["direct_sent"].as_u64().context("the node's status has no traffic")?;
-        relayed += status["traffic"]["relayed_sent"].as_u64().context("the node's status has no traffic")?;
-        for peer in status["overlay"]["peers"].as_array().into_iter().flatten() {
-            let path = peer["path"].as_str().unwrap_or("none");
-            *paths.entry(path.into()).or_default() += 1;
+        let status = fresh_status(hospital, asked).await?;
+        direct += status.traffic.direct_sent;
+        relayed += status.traffic.relayed_sent;
+        for peer in status.overlay.into_iter().flat_map(|overlay| overlay.peers) {
+            *paths.entry(peer.best.to_string()).or_default() += 1;
         }
-        let runtime = format!(
-            "{}: {}",
-            status["runtime"]["strength"].as_str().unwrap_or("unknown"),
-            status["runtime"]["reason"].as_str().unwrap_or("no reason given"),
-        );
-        *runtimes.entry(runtime).or_default() += 1;
+        let reason = status.runtime.reason.unwrap_or_else(|| "own namespaces, Landlock, seccomp and limits".into());
+        *runtimes.entry(format!("sandbox {}: {reason}", status.runtime.strength)).or_default() += 1;
     }
     let markers = markers(federation, planted, &measured.results);
     let found = search(&federation.coordinator_data, &markers).context("cannot search the coordinator's data")?;
@@ -331,12 +333,24 @@ pub(super) async fn evidence(federation: &Federation, planted: &str, measured: M
     })
 }
 
+/// A node's status that was written after `asked`: nodes write it every few seconds.
+async fn fresh_status(hospital: &Hospital, asked: Time) -> anyhow::Result<NodeStatus> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match hospital.status() {
+            Some(status) if status.updated_at > asked => return Ok(status),
+            Some(_) | None if Instant::now() > deadline => bail!("`{}` writes no status", hospital.name),
+            Some(_) | None => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
 /// What must not be found at the coordinator: the planted column's name and value, every patient's row, the texts of
 /// inputs and results, and private keys.
 fn markers(federation: &Federation, planted: &str, results: &[String]) -> Vec<Marker> {
     let text = |name: &str, text: &str| Marker { name: name.into(), bytes: text.as_bytes().to_vec() };
     let mut markers =
-        vec![text("planted column name", planted), text("planted value", "8461937.25"), text("formula", FORMULA)];
+        vec![text("planted column name", planted), text("planted value", PLANTED_VALUE), text("formula", FORMULA)];
     for (row, line) in GBSG2.lines().enumerate().skip(1) {
         markers.push(text(&format!("row {row}"), line));
     }
