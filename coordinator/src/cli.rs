@@ -1,7 +1,7 @@
 //! The program: `twinmesh-coordinator start | config check | config show | doctor`.
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -126,9 +126,12 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 async fn start(flags: &Flags) -> anyhow::Result<()> {
     let config = flags.load()?;
-    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("the setting `log` is invalid: `{}`", config.log))?;
+    let filter = EnvFilter::try_new(&config.log)
+        .with_context(|| format!("the setting `log` is invalid: `{}`", config.log))?;
     // Whoever runs us within their own process may have done this already.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour);
+    let _ = subscriber.with_writer(std::io::stderr).try_init();
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
 

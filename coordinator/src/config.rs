@@ -122,7 +122,7 @@ impl Default for Config {
             data_dir: PathBuf::from("twinmesh-coordinator"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7601)),
             api_path: "/api".into(),
-            log: "info".into(),
+            log: "info,libp2p_swarm=warn".into(),
             database: DatabaseConfig::default(),
             tokens: TokensConfig::default(),
             limits: LimitsConfig::default(),
@@ -175,10 +175,8 @@ impl Config {
     pub fn load(file: Option<&Path>, flags: impl Serialize) -> Result<Self, ConfigError> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-            // Read once with the file's name, so that errors say where.
-            drop(text);
+            // Asked first: what is not there would be taken for empty.
+            std::fs::File::open(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
             figment = figment.merge(Toml::file_exact(path));
         }
         let figment = figment

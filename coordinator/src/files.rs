@@ -78,6 +78,12 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> 
     write().map_err(failed("write", path))
 }
 
+/// Makes a file for the owner only, if there is none; what it holds stays.
+pub(crate) fn make_private(path: &Path) -> Result<(), FileError> {
+    let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
+    open.map(drop).map_err(failed("make", path))
+}
+
 /// The secret that signs tokens; made on first use and kept, so that a restart logs nobody out.
 pub(crate) fn token_secret(directory: &Path) -> Result<Vec<u8>, FileError> {
     /// As long as the hash's output (RFC 7518 §3.2).

@@ -115,7 +115,12 @@ impl Coordinator {
         let secret = files::token_secret(directory)?;
         let location = match &config.database.url {
             Some(url) => Location::Url(url.clone()),
-            None => Location::Directory(directory.clone()),
+            None => {
+                let path = directory.join("coordinator.sqlite");
+                // SQLite would let others read it, and its journals follow its mode.
+                files::make_private(&path)?;
+                Location::File(path)
+            }
         };
         let store = Store::open(&location, config.database.synchronous, config.database.readers).await?;
         store::setup::built_in_roles(&store).await?;

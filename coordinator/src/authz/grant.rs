@@ -52,3 +52,37 @@ fn holds(rules: RuleSet, rule: &Rule) -> bool {
         .filter(|scope| *scope >= rule.scope)
         .any(|scope| rules.holds(rule.resource, rule.operation, scope))
 }
+
+#[cfg(test)]
+mod tests {
+    use twinmesh_protocol::id::{OrganizationId, RuleId, UserId};
+
+    use super::*;
+    use crate::authz::actor::Who;
+
+    fn rules(ids: &[i64]) -> RuleSet {
+        ids.iter().copied().map(RuleId::new).collect()
+    }
+
+    fn actor(ids: &[i64]) -> Actor {
+        Actor {
+            who: Who::User { id: UserId::new(1), roles: BTreeSet::new() },
+            organization: OrganizationId::new(1),
+            collaborations: BTreeSet::new(),
+            rules: rules(ids),
+        }
+    }
+
+    #[test]
+    fn nobody_gives_or_takes_what_they_do_not_hold() {
+        // Seeing nodes: 3 within the organization, 2 within collaborations, 1 everywhere.
+        let actor = actor(&[2]);
+        assert!(grant(&actor, RuleSet::EMPTY, rules(&[2, 3])).is_ok());
+        assert_eq!(grant(&actor, RuleSet::EMPTY, rules(&[1])).unwrap_err(), Denied::Grant { rule: 1 });
+        assert_eq!(grant(&actor, rules(&[1, 2]), rules(&[2])).unwrap_err(), Denied::Grant { rule: 1 });
+        // What stays as it is needs no right.
+        assert!(grant(&actor, rules(&[1]), rules(&[1, 3])).is_ok());
+        // Another operation on the same resource is another matter.
+        assert!(grant(&actor, RuleSet::EMPTY, rules(&[6])).is_err());
+    }
+}

@@ -11,6 +11,8 @@
 pub(crate) mod action;
 pub mod actor;
 pub(crate) mod grant;
+#[cfg(test)]
+mod matrix;
 pub mod role;
 pub mod rule;
 pub(crate) mod target;

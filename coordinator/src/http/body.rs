@@ -24,6 +24,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
 /// Reads a body.
 pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // Lists would otherwise be read as an object's fields in order.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(Problem::field("_schema", "Invalid input type."));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| explain(&error))?;
     json.end().map_err(|error| Problem::field("_schema", format!("Invalid JSON: {error}.")))?;
@@ -121,7 +125,8 @@ mod tests {
             (r#"{"name":"a","inner":[{}]}"#, "\"inner[0].id\"", "Missing data for required field."),
             ("", "_schema", "Invalid JSON"),
             (r#"{"name":"a"} x"#, "_schema", "Invalid JSON"),
-            ("[1", "_schema", "."),
+            (r#" ["a"]"#, "_schema", "Invalid input type."),
+            ("1", "_schema", "Invalid type"),
         ] {
             let errors = errors(body);
             assert!(errors.contains(field) && errors.contains(text), "{body}: {errors}");

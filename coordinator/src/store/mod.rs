@@ -67,14 +67,6 @@ pub enum StoreError {
         /// The newest migration known.
         known: i64,
     },
-    /// The database directory cannot be used.
-    #[error("cannot use `{path}`")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
     /// An engine that is not built in.
     #[error("cannot open a database at `{scheme}:`: only `sqlite:` is built in")]
     UnknownEngine {
@@ -95,8 +87,8 @@ pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// Where a store is.
 #[derive(Debug, Clone)]
 pub(crate) enum Location {
-    /// A directory that holds, or will hold, `coordinator.sqlite`.
-    Directory(PathBuf),
+    /// An SQLite file.
+    File(PathBuf),
     /// A database URL.
     Url(String),
 }
@@ -118,7 +110,7 @@ impl Store {
     pub(crate) async fn open(location: &Location, synchronous: Synchronous, readers: u32) -> Result<Self> {
         sqlx::any::install_default_drivers();
         let url = match location {
-            Location::Directory(directory) => sqlite_url(&directory.join("coordinator.sqlite")),
+            Location::File(path) => sqlite_url(path),
             Location::Url(url) => url.clone(),
         };
         if !url.starts_with("sqlite:") {
