@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use twinmesh_protocol::id::{EventSequence, RoleId, RuleId, RunId, TaskId};
 
-use super::argument::{Argument, parse_argument, parse_duration};
+use super::argument::{Argument, parse_argument, parse_duration, parse_sequence};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -548,8 +548,8 @@ pub(super) enum ResultVerb {
 pub(super) enum EventVerb {
     /// Print what happens, as it happens
     Follow {
-        /// Begin behind this event rather than with the next one
-        #[arg(long, value_name = "SEQUENCE")]
+        /// Begin behind this event rather than with the next one; 0 is before the first
+        #[arg(long, value_name = "SEQUENCE", value_parser = parse_sequence)]
         after: Option<EventSequence>,
         /// Stop after so many events
         #[arg(long, value_name = "NUMBER")]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use twinmesh_protocol::id::EventSequence;
 
 /// A named argument of a function.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +46,14 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| hint())?;
     let seconds = number.checked_mul(seconds).filter(|seconds| (1..=10 * 365 * 86_400).contains(seconds));
     seconds.map(Duration::from_secs).ok_or_else(|| "use between 1 second and 10 years".into())
+}
+
+/// Reads a place in the event log.
+pub(super) fn parse_sequence(text: &str) -> Result<EventSequence, String> {
+    match text.parse::<i64>() {
+        Ok(sequence) if sequence >= 0 => Ok(EventSequence::new(sequence)),
+        Ok(_) | Err(_) => Err("use a whole number from 0".into()),
+    }
 }
 
 #[cfg(test)]
