@@ -15,8 +15,9 @@ const SMALL_BYTES: usize = 16 * 1024;
 /// How large one message of a long vector is: large against the cost of a message, small against the cache.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// How many blocks contributions run ahead of sums; bounds what waits at a twin that is slower than the others.
-const LAG: usize = 4;
+/// How many blocks contributions run ahead of sums: 4 MiB on each link, so that a tenth of a second of latency does not
+/// hold up a fast one. It also bounds what waits at a twin that is slower than the others.
+const LAG: usize = 16;
 
 /// Ordered, reliable messages between the members of a group.
 ///

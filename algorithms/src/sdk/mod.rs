@@ -442,3 +442,99 @@ fn route(environment: &BTreeMap<String, String>) -> Result<Route, HostError> {
 pub(crate) fn to_output(value: &impl Serialize) -> Result<Vec<u8>, HostError> {
     serde_json::to_vec(value).map_err(|error| HostError::Input(format!("the result is not valid JSON: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use twinmesh_protocol::environment::encode_value;
+
+    use super::*;
+
+    struct Run {
+        folder: tempfile::TempDir,
+        environment: BTreeMap<String, String>,
+    }
+
+    impl Run {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let mut run = Self { folder, environment: BTreeMap::new() };
+            let claims = r#"{"sub":{"image":"i","node_id":1,"collaboration_id":2,"organization_id":3,"task_id":4}}"#;
+            run.file("INPUT_FILE", r#"{"method":"m","kwargs":{"a":1}}"#);
+            run.file("TOKEN_FILE", &format!("e30.{}.x\n", URL_SAFE_NO_PAD.encode(claims)));
+            run.file("OUTPUT_FILE", "");
+            run.set("HOST", "http://127.0.0.1");
+            run.set("PORT", "8080");
+            run
+        }
+
+        fn file(&mut self, name: &str, text: &str) {
+            let path = self.folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            self.set(name, &path.display().to_string());
+        }
+
+        fn set(&mut self, name: &str, value: &str) {
+            self.environment.insert(name.to_owned(), encode_value(value));
+        }
+
+        fn host(&self) -> Result<Host, HostError> {
+            Host::new(HostParts { environment: self.environment.clone(), control: None })
+        }
+
+        #[track_caller]
+        fn refused(&self) -> String {
+            self.host().unwrap_err().to_string()
+        }
+    }
+
+    #[test]
+    fn a_run_reads_what_the_node_gave_it() {
+        let mut run = Run::new();
+        run.set("USER_REQUESTED_DATABASE_LABELS", "first,Second");
+        run.set("FIRST_DATABASE_URI", "/mnt/first.csv");
+        run.set("SECOND_DATABASE_URI", "/mnt/second.parquet");
+        run.set("SECOND_DATABASE_TYPE", "parquet");
+        run.set("TWINMESH_MIN_ROWS", "10");
+        run.environment.insert("PLAIN".to_owned(), "as it is".to_owned());
+        let host = run.host().unwrap();
+        assert_eq!((host.claims().task_id, host.claims().organization_id), (TaskId::new(4), OrganizationId::new(3)));
+        assert_eq!((host.variable("PLAIN"), host.min_rows().unwrap()), (Some("as it is"), 10));
+        let databases = host.databases().unwrap();
+        assert_eq!((databases[0].kind.as_str(), databases[1].kind.as_str()), ("csv", "parquet"));
+        assert!(matches!(host.table(Some("Second")), Err(HostError::Type { .. })));
+        assert!(matches!(host.table(Some("third")), Err(HostError::UnknownDatabase { .. })));
+        host.write_output(b"result").unwrap();
+        assert_eq!(std::fs::read(run.folder.path().join("OUTPUT_FILE")).unwrap(), b"result");
+    }
+
+    #[test]
+    fn the_same_run_has_the_same_seed_and_others_a_random_one() {
+        let mut run = Run::new();
+        assert_ne!(run.host().unwrap().seed().0, run.host().unwrap().seed().0);
+        run.set("TWINMESH_RUN_SEED", &"0f".repeat(32));
+        assert_eq!(run.host().unwrap().seed().0, [15; 32]);
+        for wrong in ["0f", &"zz".repeat(32), &"é".repeat(32)] {
+            run.set("TWINMESH_RUN_SEED", wrong);
+            assert!(run.refused().contains("`TWINMESH_RUN_SEED` is not 64 hexadecimal digits"));
+        }
+    }
+
+    #[test]
+    fn what_the_node_got_wrong_is_named() {
+        let mut run = Run::new();
+        run.set("HOST", "127.0.0.1");
+        assert!(run.refused().contains("`HOST` does not start with `http://`"));
+        run.set("PORT", "99999");
+        run.set("HOST", "http://gateway");
+        assert!(run.refused().contains("`PORT` is not a port"));
+        run.file("TOKEN_FILE", "no token");
+        assert!(run.refused().contains("it is not a JWT"));
+        run.file("INPUT_FILE", "{}");
+        assert!(run.refused().contains("missing field `method`"));
+        run.environment.remove("INPUT_FILE");
+        assert!(run.refused().contains("lacks `INPUT_FILE`"));
+        let variables = [("TWINMESH_CONTROL_FD".to_owned(), "60000".to_owned())];
+        let error = Host::from_environment(variables).unwrap_err().to_string();
+        assert!(error.contains("names no open descriptor"), "{error}");
+    }
+}

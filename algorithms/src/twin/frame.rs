@@ -121,13 +121,10 @@ impl Frame {
         }
         match kind {
             DATA => {
-                // Read into spare capacity: clearing large buffers first would cost as much as the copy. What is
-                // promised but not sent takes no memory.
-                let mut bytes = Vec::with_capacity(length.min(1 << 20));
-                stream.take(length as u64).read_to_end(&mut bytes)?;
-                if bytes.len() < length {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
+                // In one piece, past the buffer of the reader. Long memory is mapped when it is written, so what is
+                // promised but not sent takes none.
+                let mut bytes = vec![0; length];
+                stream.read_exact(&mut bytes)?;
                 Ok(Self::Message(number, Message::Data(bytes.into())))
             }
             GOODBYE => Ok(Self::Message(number, Message::Goodbye)),
