@@ -84,7 +84,10 @@ fn render(status: &NodeStatus, now: Time) -> String {
         None => line("KEY", "none: payloads are not encrypted and there are no twins"),
     }
     line("ENCRYPTION", if status.encrypted { "on" } else { "off" });
-    line("CONFINEMENT", &status.runtime);
+    match &status.runtime.reason {
+        Some(reason) => line("CONFINEMENT", &format!("{}: {reason}", status.runtime.strength)),
+        None => line("CONFINEMENT", &status.runtime.strength),
+    }
     match &status.overlay {
         None => line("OVERLAY", "off"),
         Some(overlay) => {
@@ -143,7 +146,8 @@ mod tests {
             "coordinator": {"url": "http://c/api", "connected": true, "since": null, "error": null, "sequence": 3},
             "node_id": 1, "organization_id": 2, "collaboration_id": 3, "encrypted": true,
             "keys": {"organization": "ab12", "registered": true, "registration_error": null},
-            "runtime": "full", "overlay": null, "carrier": null, "databases": ["default"], "algorithms": [],
+            "runtime": {"strength": "full", "reason": null}, "ready": true,
+            "traffic": {"direct_sent": 0, "direct_received": 0, "relayed_sent": 0, "relayed_received": 0}, "overlay": null, "carrier": null, "databases": ["default"], "algorithms": [],
             "runs": [{"run_id": 9, "task_id": 4, "state": "runs", "problem": null}]
         });
         serde_json::from_value(json).unwrap()

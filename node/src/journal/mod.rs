@@ -143,7 +143,7 @@ pub struct Acceptance {
 pub struct Journal {
     pool: SqlitePool,
     /// Held as long as the journal is; the kernel frees it when the process dies.
-    _lock: std::sync::Arc<std::fs::File>,
+    lock: std::sync::Arc<std::fs::File>,
 }
 
 impl Journal {
@@ -173,12 +173,16 @@ impl Journal {
         // One connection: writes are then in the order in which they were asked for, and none meets a busy database.
         let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.map_err(failed)?;
         sqlx::raw_sql(SCHEMA).execute(&pool).await.map_err(failed)?;
-        Ok(Self { pool, _lock: std::sync::Arc::new(lock) })
+        Ok(Self { pool, lock: std::sync::Arc::new(lock) })
     }
 
-    /// Writes what is open to the main file and closes it.
+    /// Writes what is open to the main file, closes it, and lets another node use the state directory. Whoever still has the
+    /// journal gets errors from then on.
     pub async fn close(&self) {
         self.pool.close().await;
+        if let Err(error) = rustix::fs::flock(&*self.lock, FlockOperation::Unlock) {
+            tracing::warn!(%error, "the state directory stays locked until this process ends");
+        }
     }
 
     /// Records that a run is accepted and that its next attempt starts: one commit. Returns the record as it is then.

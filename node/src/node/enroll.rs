@@ -158,6 +158,11 @@ impl Presence {
         self.wanted.notify_one();
     }
 
+    /// To be told when the registration changes.
+    pub(super) fn watch(&self) -> watch::Receiver<Registration> {
+        self.state.clone()
+    }
+
     pub(super) fn state(&self) -> Registration {
         self.state.borrow().clone()
     }

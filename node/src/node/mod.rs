@@ -52,7 +52,7 @@ use crate::{
     trust::{Keyring, KeyringError},
 };
 
-pub use status::{LinkStatus, NodeStatus, RunLine, STATUS_FILE, read as read_status};
+pub use status::{LinkStatus, NodeStatus, RunLine, RuntimeStatus, STATUS_FILE, read as read_status};
 pub use supervisor::OnStop;
 
 /// How often the status file is written although nothing changed.
@@ -267,6 +267,7 @@ fn node_key(config: &Config) -> Result<OrganizationKey, StartError> {
 /// Keeps the status file up to date.
 async fn report(shared: Arc<Shared>, mut snapshots: watch::Receiver<Snapshot>, presence: Presence) {
     let mut failed = false;
+    let mut registrations = presence.watch();
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         let overlay = match &shared.meshes {
@@ -277,6 +278,7 @@ async fn report(shared: Arc<Shared>, mut snapshots: watch::Receiver<Snapshot>, p
         let status = NodeStatus {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
+            ready: snapshot.link.connected && (shared.meshes.is_none() || registration.registered),
             updated_at: shared.now(),
             coordinator: CoordinatorStatus { url: shared.api.base().into(), link: snapshot.link },
             node_id: shared.node_id,
@@ -288,7 +290,8 @@ async fn report(shared: Arc<Shared>, mut snapshots: watch::Receiver<Snapshot>, p
                 registered: registration.registered,
                 registration_error: registration.error,
             },
-            runtime: shared.runtime.strength().to_string(),
+            runtime: shared.runtime.strength().into(),
+            traffic: overlay.as_ref().map(|overlay| overlay.traffic).unwrap_or_default(),
             carrier: overlay.as_ref().map(|_| Splice.name().to_owned()),
             overlay,
             databases: shared.config.databases.iter().map(|database| database.label.clone()).collect(),
@@ -305,9 +308,14 @@ async fn report(shared: Arc<Shared>, mut snapshots: watch::Receiver<Snapshot>, p
         }
         // Changes come in bursts; one write tells of all of them.
         tokio::time::sleep(Duration::from_millis(100)).await;
-        match tokio::time::timeout(STATUS_INTERVAL, snapshots.changed()).await {
-            Ok(Ok(())) | Err(_) => {}
-            Ok(Err(_)) => return,
+        tokio::select! {
+            changed = snapshots.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            Ok(()) = registrations.changed() => {}
+            () = tokio::time::sleep(STATUS_INTERVAL) => {}
         }
     }
 }

@@ -4,11 +4,13 @@ use std::io;
 
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
-use twinmesh_overlay::OverlayStatus;
+use twinmesh_overlay::{OverlayStatus, Traffic};
 use twinmesh_protocol::{
     id::{CollaborationId, EventSequence, NodeId, OrganizationId, RunId, TaskId},
     time::Time,
 };
+
+use crate::runtime::Strength;
 
 /// The name of the file in the state directory.
 pub const STATUS_FILE: &str = "status.json";
@@ -18,6 +20,8 @@ pub const STATUS_FILE: &str = "status.json";
 pub struct NodeStatus {
     pub version: String,
     pub pid: u32,
+    /// Whether the node follows the coordinator and is registered with the overlay (where there is one).
+    pub ready: bool,
     /// When this was written. Older than half a minute means that the node is gone.
     pub updated_at: Time,
     pub coordinator: CoordinatorStatus,
@@ -26,8 +30,9 @@ pub struct NodeStatus {
     pub collaboration_id: CollaborationId,
     pub encrypted: bool,
     pub keys: KeyStatus,
-    /// How strongly runs are confined, and why not more.
-    pub runtime: String,
+    pub runtime: RuntimeStatus,
+    /// Bytes of twins' streams by path, since the node started.
+    pub traffic: Traffic,
     /// What twins' traffic is carried by; absent where there is no overlay.
     pub overlay: Option<OverlayStatus>,
     pub carrier: Option<String>,
@@ -53,6 +58,26 @@ pub struct LinkStatus {
     pub error: Option<String>,
     /// The last event seen.
     pub sequence: Option<EventSequence>,
+}
+
+/// How strongly runs are confined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeStatus {
+    /// `full`, `lite` or `none`.
+    pub strength: String,
+    /// Why it is not more.
+    pub reason: Option<String>,
+}
+
+impl From<&Strength> for RuntimeStatus {
+    fn from(strength: &Strength) -> Self {
+        let (word, reason) = match strength {
+            Strength::Full => ("full", None),
+            Strength::Lite { reason } => ("lite", Some(reason.clone())),
+            Strength::Thread => ("none", Some("runs are threads of the node's process".to_owned())),
+        };
+        Self { strength: word.into(), reason }
+    }
 }
 
 /// Fingerprints, for comparing by eye.

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use twinmesh_client::{
     ApiError,
@@ -42,6 +45,9 @@ const LIST_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long a start that failed for a passing reason waits: doubling, up to the second value.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+
+/// How long the end of the node waits for jobs and runs.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// News for the supervisor. Jobs send few and small ones; the bound only stops a runaway.
 const QUEUE: usize = 1024;
@@ -140,6 +146,43 @@ pub(super) struct Supervisor {
     list_again: bool,
     last_list: tokio::time::Instant,
     twins: follow::Twins,
+    jobs: Jobs,
+}
+
+/// What goes on beside the supervisor.
+#[derive(Default)]
+struct Jobs {
+    tasks: JoinSet<()>,
+    /// Ends the jobs that the next start of the node does again.
+    stop: CancellationToken,
+}
+
+impl Jobs {
+    /// A job that must not be broken off in the middle.
+    fn spawn(&mut self, job: impl Future<Output = ()> + Send + 'static) {
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(job);
+    }
+
+    /// A job that may be broken off anywhere.
+    fn spawn_repeatable(&mut self, job: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.spawn(async move {
+            tokio::select! {
+                () = job => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// Ends all jobs; those that must not be broken off get some seconds.
+    async fn finish(&mut self) {
+        self.stop.cancel();
+        let finished = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_PATIENCE, finished).await.is_err() {
+            self.tasks.shutdown().await;
+        }
+    }
 }
 
 /// What to do with runs when the node stops.
@@ -175,6 +218,7 @@ impl Supervisor {
             list_again: false,
             last_list: tokio::time::Instant::now(),
             twins,
+            jobs: Jobs::default(),
         }
     }
 
@@ -251,7 +295,7 @@ impl Supervisor {
             Action::Start { attempt, .. } => {
                 let Some(run) = self.bodies.get(&run_id).cloned() else { return };
                 entry.live = Live::Busy;
-                tokio::spawn(async move {
+                self.jobs.spawn(async move {
                     let begun = begin::begin(&shared, &run, attempt).await;
                     send(&sender, News::Begun { run_id, begun }).await;
                 });
@@ -259,13 +303,13 @@ impl Supervisor {
             Action::Attach { attempt, .. } => {
                 entry.live = Live::Busy;
                 let record = entry.record.clone();
-                tokio::spawn(async move { attach(shared, sender, run_id, attempt, record).await });
+                self.jobs.spawn_repeatable(async move { attach(shared, sender, run_id, attempt, record).await });
             }
             Action::Kill { .. } => {
                 tracing::info!(run.id = %run_id, "the coordinator ended the run; killing it");
                 entry.live = Live::Ending;
                 if let Some(handle) = entry.handle.clone() {
-                    tokio::spawn(async move { handle.kill().await });
+                    self.jobs.spawn(async move { handle.kill().await });
                 }
             }
             Action::Conclude { cause, .. } => {
@@ -273,12 +317,12 @@ impl Supervisor {
                 entry.stop.cancel();
                 let (Some(record), Some(exit)) = (entry.record.clone(), entry.exit.clone()) else { return };
                 let handle = entry.handle.take();
-                tokio::spawn(async move { conclude(shared, sender, record, cause, exit, handle).await });
+                self.jobs.spawn(async move { conclude(shared, sender, record, cause, exit, handle).await });
             }
             Action::Deliver { .. } => {
                 entry.live = Live::Busy;
                 let unrecorded = entry.unrecorded.clone();
-                tokio::spawn(async move {
+                self.jobs.spawn_repeatable(async move {
                     let patch = match unrecorded {
                         Some(patch) => Some(patch),
                         None => shared.journal.run_patch(run_id).await.unwrap_or_else(|error| {
@@ -311,7 +355,7 @@ impl Supervisor {
                     .values()
                     .filter(|entry| entry.record.as_ref().is_some_and(|other| other.job_id == record.job_id))
                     .count();
-                tokio::spawn(async move {
+                self.jobs.spawn(async move {
                     begin::remove_directory(&shared.run_directory(run_id));
                     if of_job <= 1 {
                         begin::remove_directory(&shared.job_directory(record.job_id));
@@ -439,7 +483,7 @@ impl Supervisor {
         if let Some(entry) = self.entries.get_mut(&run_id) {
             entry.problem = Some(refusal.reason.clone());
         }
-        tokio::spawn(async move {
+        self.jobs.spawn(async move {
             let unrecorded =
                 if refusal.reason == DISK_FULL { Some(end.patch) } else { finish::record_end(&shared, end, now).await };
             send(&sender, News::Concluded { run_id, unrecorded }).await;
@@ -492,15 +536,20 @@ impl Supervisor {
     }
 
     /// Serves a run's gateway and waits for its end.
-    fn watch(&self, run_id: RunId) {
+    fn watch(&mut self, run_id: RunId) {
         let Some(entry) = self.entries.get(&run_id) else { return };
         let (Some(handle), Some(record)) = (entry.handle.clone(), entry.record.clone()) else { return };
         if let (Some(accepted), Stage::Begun { attempts }) = (record.accepted.clone(), record.stage) {
             let served = Served { run_id, task_id: record.task_id, attempt: attempts, accepted };
-            tokio::spawn(gateway::serve(self.shared.services(), served, handle.clone(), entry.stop.clone()));
+            self.jobs.spawn_repeatable(gateway::serve(
+                self.shared.services(),
+                served,
+                handle.clone(),
+                entry.stop.clone(),
+            ));
         }
         let sender = self.sender.clone();
-        tokio::spawn(async move {
+        self.jobs.spawn_repeatable(async move {
             let exit = handle.wait().await;
             send(&sender, News::Ended { run_id, exit }).await;
         });
@@ -533,7 +582,7 @@ impl Supervisor {
         self.listing = true;
         self.last_list = tokio::time::Instant::now();
         let (shared, sender) = (self.shared.clone(), self.sender.clone());
-        tokio::spawn(async move {
+        self.jobs.spawn_repeatable(async move {
             let as_of = shared.now();
             let news = match shared.api.run_list_open(shared.node_id).await {
                 Ok(runs) => News::Listed { runs, as_of },
@@ -613,12 +662,12 @@ impl Supervisor {
         }
     }
 
-    fn fetch(&self, run_id: RunId) {
+    fn fetch(&mut self, run_id: RunId) {
         if self.entries.contains_key(&run_id) || self.bodies.contains_key(&run_id) {
             return;
         }
         let (shared, sender) = (self.shared.clone(), self.sender.clone());
-        tokio::spawn(async move {
+        self.jobs.spawn_repeatable(async move {
             let as_of = shared.now();
             match begin::fetch(&shared, run_id).await {
                 Ok(Some(run)) => send(&sender, News::Fetched { run: Box::new(run), as_of }).await,
@@ -665,9 +714,9 @@ impl Supervisor {
             entry.stop.cancel();
         }
         if on_stop == OnStop::LeaveRuns {
-            return;
+            return self.jobs.finish().await;
         }
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        let deadline = tokio::time::Instant::now() + STOP_PATIENCE;
         // A start that is under way ends in a run that has to be killed, too.
         while self.entries.values().any(|entry| entry.live == Live::Busy && entry.handle.is_none()) {
             match tokio::time::timeout_at(deadline, self.receiver.recv()).await {
@@ -709,6 +758,7 @@ impl Supervisor {
                 tracing::warn!("a run did not end in time");
             }
         }
+        self.jobs.finish().await;
     }
 }
 

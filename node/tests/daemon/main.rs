@@ -1,0 +1,342 @@
+//! The daemon against a scripted coordinator, with runs as threads.
+
+mod coordinator;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use camino::Utf8PathBuf;
+use serde_json::{Value, json};
+use twinmesh_algorithms::sdk::{Host, HostParts};
+use twinmesh_node::{
+    Node, OnStop, Parts, Running,
+    config::Config,
+    runtime::thread::{ThreadRun, ThreadRuntime},
+};
+use twinmesh_protocol::{
+    id::OrganizationId,
+    key::OrganizationKey,
+    manifest::{Delegation, SignedManifest},
+};
+
+use coordinator::{Coordinator, HOME, wait_for};
+
+/// A node with its folder, and what its algorithm does.
+struct Hospital {
+    folder: tempfile::TempDir,
+    coordinator: Coordinator,
+    /// How often the algorithm was started.
+    starts: Arc<AtomicUsize>,
+    gate: Arc<Gate>,
+}
+
+/// Holds runs of `wait` until it is opened.
+#[derive(Default)]
+struct Gate {
+    open: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let open = self.open.lock().unwrap();
+        let _ = self.changed.wait_timeout_while(open, Duration::from_secs(30), |open| !*open).unwrap();
+    }
+
+    fn open(&self) {
+        *self.open.lock().unwrap() = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Hospital {
+    async fn new(encrypted: bool) -> Self {
+        let coordinator = Coordinator::start(encrypted).await;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("key.pem"), coordinator.state.home_key.to_pem().as_bytes()).unwrap();
+        std::fs::write(folder.path().join("data.csv"), "a,b\n1,2\n3,4\n").unwrap();
+        Self { folder, coordinator, starts: Arc::default(), gate: Arc::default() }
+    }
+
+    fn path(&self, name: &str) -> Utf8PathBuf {
+        Utf8PathBuf::from_path_buf(self.folder.path().join(name)).unwrap()
+    }
+
+    fn config(&self, extra: &str) -> Config {
+        let encrypted = self.coordinator.world_is_encrypted();
+        let text = format!(
+            "coordinator_url = \"{}\"\napi_key = \"the-key\"\nstate_directory = \"{}\"\nprivate_key = \"{}\"\n\
+             [encryption]\nenabled = {encrypted}\n[[databases]]\nlabel = \"default\"\ntype = \"csv\"\npath = \"{}\"\n\
+             [overlay]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n{extra}",
+            self.coordinator.url,
+            self.path("state"),
+            self.path("key.pem"),
+            self.path("data.csv"),
+        );
+        toml::from_str(&text).unwrap()
+    }
+
+    async fn start(&self) -> Running {
+        self.start_with("").await
+    }
+
+    async fn start_with(&self, extra: &str) -> Running {
+        let (starts, gate) = (self.starts.clone(), self.gate.clone());
+        let runtime = ThreadRuntime::new(move |run| {
+            starts.fetch_add(1, Ordering::SeqCst);
+            algorithm(run, &gate)
+        });
+        Node::start(self.config(extra), Parts::new(Arc::new(runtime))).await.unwrap()
+    }
+
+    fn starts(&self) -> usize {
+        self.starts.load(Ordering::SeqCst)
+    }
+}
+
+/// Functions that tests call.
+fn algorithm(run: ThreadRun, gate: &Gate) -> Result<Vec<u8>, String> {
+    let environment: BTreeMap<String, String> = run.environment;
+    let host = Host::new(HostParts { environment, control: Some(run.control) }).map_err(|error| error.to_string())?;
+    let result = match host.input().method.as_str() {
+        "echo" => json!(host.input().kwargs),
+        "rows" => json!(host.table(None).map_err(|error| error.to_string())?.rows()),
+        "wait" => {
+            gate.pass();
+            json!("waited")
+        }
+        "large" => json!("x".repeat(1 << 20)),
+        "central" => {
+            let task = host
+                .gateway()
+                .create_subtask(host.input().kwargs["call"].as_str().unwrap(), &json!({"n": 1}), &[HOME])
+                .map_err(|error| error.to_string())?;
+            let results = host.gateway().results::<Value>(task).map_err(|error| error.to_string())?;
+            json!(results.into_iter().map(|result| result.value).collect::<Vec<_>>())
+        }
+        other => return Err(format!("no function {other}")),
+    };
+    Ok(result.to_string().into_bytes())
+}
+
+fn may_call(functions: &[&str]) -> Option<Delegation> {
+    Some(Delegation {
+        functions: functions.iter().map(|name| (*name).to_owned()).collect(),
+        organizations: [HOME, OrganizationId::new(2)].into(),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_task_is_run_once_and_its_sealed_result_delivered() {
+    let hospital = Hospital::new(true).await;
+    let node = hospital.start().await;
+    let run = hospital.coordinator.post(&hospital.coordinator.draft("echo"));
+    let report = hospital.coordinator.finished(run).await;
+    assert_eq!(report["status"], "completed", "{report}");
+    assert_eq!(hospital.coordinator.open(run, report["result"].as_str().unwrap()), json!({}));
+    assert_eq!(hospital.starts(), 1);
+    assert_eq!(hospital.coordinator.world().ports.len(), 1, "the port is registered");
+    node.shutdown(OnStop::KillRuns).await;
+    assert!(hospital.coordinator.world().keys.contains_key(&HOME.get()), "the key was uploaded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_in_an_open_collaboration_needs_no_signature() {
+    let hospital = Hospital::new(false).await;
+    let node = hospital.start().await;
+    let mut draft = hospital.coordinator.draft("echo");
+    draft.sign_with = None;
+    let run = hospital.coordinator.post(&draft);
+    let report = hospital.coordinator.finished(run).await;
+    assert_eq!(report["status"], "completed", "{report}");
+    assert_eq!(report["result"], twinmesh_protocol::payload::to_text(b"{}"));
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_was_not_signed_like_this_is_refused_by_name() {
+    let hospital = Hospital::new(true).await;
+    let node = hospital.start().await;
+    let coordinator = &hospital.coordinator;
+    let good = coordinator.draft("echo");
+    let stranger = OrganizationKey::from_seed(&[9; 32]);
+    let refusals = [
+        ("not signed", coordinator.post(&coordinator::Draft { sign_with: None, ..good.clone() })),
+        (
+            "signed with the key",
+            coordinator.post(&coordinator::Draft { sign_with: Some(stranger.clone()), ..good.clone() }),
+        ),
+        ("cannot be opened", coordinator.post(&coordinator::Draft { seal_to: stranger.public(), ..good.clone() })),
+        ("expired", coordinator.post(&coordinator::Draft { not_after: coordinator::now() - 10, ..good.clone() })),
+        (
+            "no database `other`",
+            coordinator.post(&coordinator::Draft { databases: vec!["other".into()], ..good.clone() }),
+        ),
+        ("allowed_algorithms", coordinator.post(&coordinator::Draft { image: "evil".into(), ..good.clone() })),
+        ("not the one that was signed", {
+            let (task, _, manifest) = coordinator.build(&good);
+            let (_, other_input, _) = coordinator.build(&good);
+            coordinator.record(task, &other_input, manifest.as_ref())
+        }),
+        ("databases are", {
+            let (mut task, input, manifest) = coordinator.build(&good);
+            task["databases"] = json!([]);
+            coordinator.record(task, &input, manifest.as_ref())
+        }),
+        ("said to ask", {
+            let (mut task, input, manifest) = coordinator.build(&good);
+            task["init_org"] = coordinator::link(HOME.get());
+            coordinator.record(task, &input, manifest.as_ref());
+            // The key of the organization that is said to ask does not fit either, which is found first.
+            let (mut task, input, manifest) = coordinator.build(&good);
+            task["parent"] = coordinator::link(1);
+            let run = coordinator.record(task, &input, manifest.as_ref());
+            let report = coordinator.finished(run).await;
+            assert!(report["log"].as_str().unwrap().contains("parent that was not signed"), "{report}");
+            run
+        }),
+    ];
+    for (reason, run) in refusals {
+        let report = coordinator.finished(run).await;
+        assert_eq!(report["status"], "not allowed", "{reason}: {report}");
+        if reason != "said to ask" {
+            assert!(report["log"].as_str().unwrap().contains(reason), "{reason}: {report}");
+        }
+    }
+    assert_eq!(hospital.starts(), 0, "nothing that is refused starts");
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replayed_manifest_is_refused() {
+    let hospital = Hospital::new(true).await;
+    let node = hospital.start().await;
+    let coordinator = &hospital.coordinator;
+    let (task, input, manifest) = coordinator.build(&coordinator.draft("echo"));
+    let first = coordinator.record(task.clone(), &input, manifest.as_ref());
+    assert_eq!(coordinator.finished(first).await["status"], "completed");
+    let again = coordinator.record(task, &input, manifest.as_ref());
+    let report = coordinator.finished(again).await;
+    assert_eq!(report["status"], "not allowed");
+    assert!(report["log"].as_str().unwrap().contains("replay"), "{report}");
+    assert_eq!(hospital.starts(), 1);
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_central_function_gets_the_results_of_the_subtasks_it_was_granted() {
+    let hospital = Hospital::new(true).await;
+    let node = hospital.start().await;
+    let coordinator = &hospital.coordinator;
+    let mut draft = coordinator.draft("central");
+    draft.kwargs = json!({"call": "rows"});
+    draft.delegation = may_call(&["rows"]);
+    let run = coordinator.post(&draft);
+    let report = coordinator.finished(run).await;
+    assert_eq!(report["status"], "completed", "{report}");
+    assert_eq!(coordinator.open(run, report["result"].as_str().unwrap()), json!([2]));
+    // The subtask was signed by this organization, below its parent.
+    let subtask: SignedManifest = serde_json::from_value(coordinator.world().tasks[&2]["manifest"].clone()).unwrap();
+    let manifest = subtask.verify(&coordinator.state.home_key.public()).unwrap();
+    assert_eq!(manifest.initiator, HOME);
+    assert!(manifest.parent.is_some());
+
+    draft.kwargs = json!({"call": "echo"});
+    let run = coordinator.post(&draft);
+    let report = coordinator.finished(run).await;
+    assert_eq!(report["status"], "crashed", "a function that was not granted cannot be called: {report}");
+    assert_eq!(coordinator.world().tasks.len(), 3, "no subtask was made");
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_is_away_does_not_disturb_a_run() {
+    let hospital = Hospital::new(true).await;
+    let node = hospital.start().await;
+    let coordinator = &hospital.coordinator;
+    let run = coordinator.post(&coordinator.draft("wait"));
+    wait_for("the run to start", || (hospital.starts() == 1).then_some(())).await;
+    coordinator.set_down(true);
+    wait_for("the node to notice", || (!node.status().ok()?.coordinator.link.connected).then_some(())).await;
+    hospital.gate.open();
+    wait_for("the run to end", || {
+        node.status().ok()?.runs.iter().any(|run| run.state.contains("delivery")).then_some(())
+    })
+    .await;
+    coordinator.set_down(false);
+    let report = coordinator.finished(run).await;
+    assert_eq!(report["status"], "completed", "{report}");
+    assert_eq!(hospital.starts(), 1);
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_run_is_delivered_by_the_next_start() {
+    let hospital = Hospital::new(true).await;
+    let node = hospital.start().await;
+    let coordinator = &hospital.coordinator;
+    let run = coordinator.post(&coordinator.draft("wait"));
+    wait_for("the run to start", || (hospital.starts() == 1).then_some(())).await;
+    coordinator.set_down(true);
+    hospital.gate.open();
+    wait_for("the run to end", || {
+        node.status().ok()?.runs.iter().any(|run| run.state.contains("delivery")).then_some(())
+    })
+    .await;
+    node.shutdown(OnStop::LeaveRuns).await;
+    coordinator.set_down(false);
+    let node = hospital.start().await;
+    let report = coordinator.finished(run).await;
+    assert_eq!(report["status"], "completed", "{report}");
+    assert_eq!(hospital.starts(), 1, "what ended is not run again");
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_run_stays_killed() {
+    let hospital = Hospital::new(true).await;
+    let node = hospital.start().await;
+    let coordinator = &hospital.coordinator;
+    let run = coordinator.post(&coordinator.draft("wait"));
+    wait_for("the run to start", || (hospital.starts() == 1).then_some(())).await;
+    coordinator.kill(run);
+    wait_for("the run to be gone", || node.status().ok()?.runs.is_empty().then_some(())).await;
+    assert_eq!(coordinator.world().runs[&run]["status"], "killed by user");
+    assert_eq!(hospital.starts(), 1);
+    hospital.gate.open();
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_named_and_the_node_goes_on() {
+    let hospital = Hospital::new(true).await;
+    let node = hospital.start_with("[runtime.limits]\njournal = \"256KiB\"\n").await;
+    let coordinator = &hospital.coordinator;
+    let run = coordinator.post(&coordinator.draft("large"));
+    let report = coordinator.finished(run).await;
+    assert_eq!(report["status"], "failed", "{report}");
+    assert!(report["log"].as_str().unwrap().contains("disk is full"), "{report}");
+    let run = coordinator.post(&coordinator.draft("echo"));
+    assert_eq!(coordinator.finished(run).await["status"], "completed");
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_setting_stops_the_start_with_its_name() {
+    let hospital = Hospital::new(true).await;
+    let runtime = || Parts::new(Arc::new(ThreadRuntime::new(|_| Ok(Vec::new()))));
+    let mut config = hospital.config("");
+    config.encryption.enabled = false;
+    let error = Node::start(config, runtime()).await.unwrap_err().to_string();
+    assert!(error.contains("encryption.enabled"), "{error}");
+    let mut config = hospital.config("");
+    config.api_key = Some("another".into());
+    let error = Node::start(config, runtime()).await.unwrap_err().to_string();
+    assert!(error.contains("API key"), "{error}");
+}
