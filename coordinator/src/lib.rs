@@ -146,6 +146,7 @@ impl Coordinator {
             shutdown: shutdown.clone(),
         });
         state.follow().start().await?;
+        http::peer::keep_admitted(&state);
         Ok(Self { state, config, shutdown, lock, new_root_password })
     }
 

@@ -13,6 +13,7 @@ use twinmesh_overlay::mesh::peer_id;
 use twinmesh_overlay::relay::{Relay as Host, RelayConfig, RelayHandle};
 use twinmesh_overlay::{Multiaddr, PeerId};
 use twinmesh_protocol::certificate::SignedCertificate;
+use twinmesh_protocol::key::PublicKey;
 use twinmesh_protocol::wire::RelayInfo;
 
 use crate::files;
@@ -71,17 +72,15 @@ impl Relay {
 
 async fn admitted(store: &Store) -> StoreResult<BTreeSet<PeerId>> {
     let mut tx = store.read().await?;
-    Ok(certificate_list(tx.conn()).await?.iter().filter_map(certified).collect())
+    let certificates = certificate_list(tx.conn()).await?;
+    Ok(certificates.iter().filter_map(|(certificate, key)| certified(certificate, key)).collect())
 }
 
-/// The peer a certificate names. It was verified when it was registered.
-fn certified(certificate: &SignedCertificate) -> Option<PeerId> {
-    match certificate.read_unverified() {
-        Ok(certificate) => peer_id(&certificate.node_key),
-        Err(error) => {
-            tracing::warn!("a registered node certificate cannot be read: {error}");
-            None
-        }
+/// The peer a certificate names, if the organization's key of this moment made it.
+fn certified(certificate: &SignedCertificate, key: &str) -> Option<PeerId> {
+    match PublicKey::from_api(key) {
+        Ok(PublicKey::Ed25519(key)) => peer_id(&certificate.verify(&key).ok()?.node_key),
+        Ok(PublicKey::Rsa) | Err(_) => None,
     }
 }
 

@@ -36,8 +36,10 @@ use crate::store::{Result as StoreResult, Store};
 
 /// How often a stream without events shows that it lives, so that nothing between the two ends takes it for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long a stream lasts before the caller has to show again who they are and what they may see.
+/// How long a stream lasts before the caller has to come with a token that is good.
 const MAX_AGE: Duration = Duration::from_secs(3600);
+/// How often it is asked again what the caller may see, and whether they are still there at all.
+const RECHECK: Duration = Duration::from_secs(30);
 /// What asks for the end of the log.
 const LATEST: &str = "latest";
 
@@ -93,40 +95,39 @@ impl Follow {
 async fn follow(visitor: Visitor, params: Params, headers: HeaderMap) -> Result<Response, Problem> {
     let state = visitor.state.clone();
     let after = cursor(&params, &headers)?;
-    let caller = visitor.begin_read().await?;
-    let (audience, node) = match &caller.actor.who {
-        Who::Node { id, collaboration } => {
-            let (organization, collaboration) = (caller.actor.organization, *collaboration);
-            let node = NodePlace { id: *id, organization_id: organization, collaboration_id: collaboration };
-            (Audience::Node { id: *id, organization, collaboration }, Some(node))
-        }
-        Who::User { .. } => {
-            let audience = Audience::User {
-                organization: caller.actor.organization,
-                collaborations: caller.actor.collaborations.clone(),
-                // Without a rule, what the own organization asked for remains.
-                reach: reach::<FollowEvents>(&caller.actor).ok(),
-            };
-            (audience, None)
-        }
-        Who::Container(_) => return Err(Problem::permission()),
-    };
-    // A stream lasts; the transaction must not.
-    drop(caller);
+    let audience = audience(&visitor).await?;
     let hub = state.follow().hub().await?.clone();
-    let attending = match node {
-        Some(node) => Some(state.follow().presence().await?.enter(node).await?),
-        None => None,
+    let attending = match audience {
+        Audience::Node { id, organization, collaboration } => {
+            let node = NodePlace { id, organization_id: organization, collaboration_id: collaboration };
+            Some(state.follow().presence().await?.enter(node).await?)
+        }
+        Audience::User { .. } => None,
     };
     let head = hub.head();
     let after = after.map_or(head, |after| after.min(head));
-    let stop = state.shutdown().clone();
-    let stream = stream(hub, audience, after, attending, stop);
+    let stream = stream(visitor, hub, audience, after, attending);
     let mut response = Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
     // Proxies that gather answers before they pass them on would hold events back.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// What the caller may hear at this moment.
+async fn audience(visitor: &Visitor) -> Result<Audience, Problem> {
+    // A stream lasts; the transaction must not.
+    let actor = visitor.begin_read().await?.actor;
+    let organization = actor.organization;
+    match actor.who {
+        Who::Node { id, collaboration } => Ok(Audience::Node { id, organization, collaboration }),
+        // Without a rule, what the own organization asked for remains.
+        Who::User { .. } => {
+            let reach = reach::<FollowEvents>(&actor).ok();
+            Ok(Audience::User { organization, collaborations: actor.collaborations, reach })
+        }
+        Who::Container(_) => Err(Problem::permission()),
+    }
 }
 
 /// The place after which to begin: where the caller left off, or what it asks for; the end when it says nothing.
@@ -146,18 +147,21 @@ fn cursor(params: &Params, headers: &HeaderMap) -> Result<Option<EventSequence>,
 }
 
 fn stream(
+    visitor: Visitor,
     hub: Hub,
-    audience: Audience,
+    mut audience: Audience,
     after: EventSequence,
     attending: Option<Attending>,
-    stop: CancellationToken,
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> {
     async_stream::stream! {
         let _attending = attending;
+        let stop = visitor.state.shutdown().clone();
         let hello = Hello { sequence: after };
         yield Ok(message("hello", after, &hello));
         let end = tokio::time::sleep(MAX_AGE);
         tokio::pin!(end);
+        let mut recheck = tokio::time::interval(RECHECK);
+        recheck.reset();
         let mut head = hub.watch();
         let mut cursor = after;
         loop {
@@ -173,6 +177,11 @@ fn stream(
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = &mut end => return,
+                    _ = recheck.tick() => match self::audience(&visitor).await {
+                        Ok(allowed) => audience = allowed,
+                        // Gone, or the database is: whoever comes back will be told.
+                        Err(_) => return,
+                    },
                     changed = head.changed() => if changed.is_err() { return },
                 }
                 continue;

@@ -1,11 +1,13 @@
 //! How nodes find each other in the overlay. Our addition to the contract.
 
+use std::time::Duration;
+
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use twinmesh_protocol::certificate::verify_certificate;
-use twinmesh_protocol::id::{CollaborationId, NodeId};
+use twinmesh_protocol::id::{CollaborationId, EventSequence, NodeId};
 use twinmesh_protocol::key::PublicKey;
-use twinmesh_protocol::wire::{NewPeer, OverlayInfo, Page, PageLinks, PeerRecord};
+use twinmesh_protocol::wire::{EventKind, NewPeer, OverlayInfo, Page, PageLinks, PeerRecord};
 
 use super::AppState;
 use super::body::Body;
@@ -20,6 +22,9 @@ use crate::store;
 /// How many addresses a node may tell, and how long each may be.
 const MAX_ADDRESSES: usize = 32;
 const MAX_ADDRESS_CHARS: usize = 256;
+
+/// How long a node that was removed may keep its place at the meeting point.
+const ADMIT_EVERY: Duration = Duration::from_secs(30);
 
 pub(crate) fn routes() -> Router<AppState> {
     Router::new().route("/node/{id}/peer", put(publish)).route("/peer", get(list)).route("/overlay", get(overlay))
@@ -76,6 +81,28 @@ async fn publish(
         addresses: new.addresses,
         status: None,
     }))
+}
+
+/// Keeps the meeting point's door to those who are registered: after every change of a key, and now and then.
+pub(crate) fn keep_admitted(state: &AppState) {
+    let state = state.clone();
+    if state.relay().is_none() {
+        return;
+    }
+    tokio::spawn(async move {
+        let mut cursor = EventSequence::new(i64::MAX);
+        while let (Some(relay), Ok(hub)) = (state.relay(), state.follow().hub().await) {
+            cursor = cursor.min(hub.head());
+            tokio::select! {
+                () = state.shutdown().cancelled() => return,
+                () = hub.wait_for(&mut cursor, |event| event.kind == EventKind::KeyChanged) => {}
+                () = tokio::time::sleep(ADMIT_EVERY) => {}
+            }
+            if let Err(error) = relay.admit_registered(state.store()).await {
+                tracing::warn!("cannot read which nodes are registered: {error}");
+            }
+        }
+    });
 }
 
 /// Lists how the nodes of a collaboration are reached.

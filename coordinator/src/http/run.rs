@@ -121,4 +121,3 @@ fn refuse(illegal: IllegalTransition) -> Problem {
         IllegalTransition::Backwards { .. } => Problem::bad_request("run_backwards", illegal.to_string()),
     }
 }
-

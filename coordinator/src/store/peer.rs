@@ -51,10 +51,16 @@ pub(crate) async fn peer_list(conn: &mut AnyConnection, collaboration: Collabora
         .collect()
 }
 
-/// The certificates of all nodes that have one.
-pub(crate) async fn certificate_list(conn: &mut AnyConnection) -> Result<Vec<SignedCertificate>> {
-    let rows = sqlx::query("SELECT certificate FROM peer ORDER BY node_id").fetch_all(conn).await?;
-    rows.iter().map(|row| read(&row.try_get::<String, _>(0)?, "a node certificate")).collect()
+/// The certificates of all nodes that have one, each with its organization's key as the interface has it.
+pub(crate) async fn certificate_list(conn: &mut AnyConnection) -> Result<Vec<(SignedCertificate, String)>> {
+    let rows = sqlx::query(
+        "SELECT peer.certificate, COALESCE(organization.public_key, '') FROM peer \
+         JOIN node ON node.id = peer.node_id JOIN organization ON organization.id = node.organization_id \
+         ORDER BY peer.node_id",
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Ok((read(&row.try_get::<String, _>(0)?, "a node certificate")?, row.try_get(1)?))).collect()
 }
 
 fn read<T: serde::de::DeserializeOwned>(json: &str, expected: &'static str) -> Result<T> {

@@ -97,13 +97,10 @@ pub(crate) async fn task_insert(tx: &mut Tx, opener: Opener, task: &OpenedTask, 
         Some((parent, job)) => (Some(parent), job),
         None => (None, job_insert(tx, now).await?),
     };
-    let manifest = match &task.manifest {
-        Some(manifest) => Some((
-            serde_json::to_string(manifest).expect("a manifest that came as JSON can be written as JSON"),
-            manifest.digest().to_string(),
-        )),
-        None => None,
-    };
+    let manifest = task.manifest.as_ref().map(|manifest| {
+        let json = serde_json::to_string(manifest).expect("a manifest that came as JSON can be written as JSON");
+        (json, manifest.digest().to_string())
+    });
     let (manifest, digest) = manifest.unzip();
     let row = sqlx::query(
         "INSERT INTO task (name, description, image, collaboration_id, study_id, job_id, parent_id, init_org_id, \
@@ -458,4 +455,53 @@ fn read(row: &AnyRow) -> Result<TaskRecord> {
         status: RunStatus::Pending,
         finished_at: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Synchronous;
+    use crate::store::{Location, Store};
+
+    #[tokio::test]
+    async fn the_status_of_a_task_is_the_same_in_sql_as_in_the_protocol() {
+        let directory = tempfile::tempdir().unwrap();
+        let location = Location::File(directory.path().join("coordinator.sqlite"));
+        let store = Store::open(&location, Synchronous::Normal, 1).await.unwrap();
+        let mut tx = store.write().await.unwrap();
+        let mut tasks = Vec::new();
+        sqlx::raw_sql(
+            "INSERT INTO organization (id, name) VALUES (1, 'a'), (2, 'b'), (3, 'c'); \
+             INSERT INTO collaboration (id, name, encrypted) VALUES (1, 'k', 0); \
+             INSERT INTO job (id, created_at) VALUES (1, 0);",
+        )
+        .execute(tx.conn())
+        .await
+        .unwrap();
+        for first in RunStatus::ALL {
+            for second in RunStatus::ALL {
+                for third in [RunStatus::Completed, RunStatus::Active, RunStatus::Crashed] {
+                    let sql = "INSERT INTO task (image, collaboration_id, job_id, init_org_id, created_at) \
+                               VALUES ('i', 1, 1, 1, 0) RETURNING id";
+                    let id: i64 = sqlx::query(sql).fetch_one(tx.conn()).await.unwrap().try_get(0).unwrap();
+                    for (organization, status) in [(1_i64, first), (2, second), (3, third)] {
+                        let sql =
+                            "INSERT INTO run (task_id, organization_id, status, assigned_at) VALUES ($1, $2, $3, 0)";
+                        let query = sqlx::query(sql).bind(id).bind(organization).bind(status.as_str());
+                        query.execute(tx.conn()).await.unwrap();
+                    }
+                    tasks.push((id, task_status([first, second, third])));
+                }
+            }
+        }
+        for status in RunStatus::ALL {
+            let mut filter = Filter::default();
+            filter.and(HAS_STATUS, [status.as_str().into()]);
+            let mut found: Vec<i64> =
+                task_all(tx.conn(), &filter).await.unwrap().iter().map(|task| task.id.get()).collect();
+            found.reverse();
+            let expected: Vec<i64> = tasks.iter().filter(|(_, known)| *known == status).map(|(id, _)| *id).collect();
+            assert_eq!(found, expected, "{status}");
+        }
+    }
 }

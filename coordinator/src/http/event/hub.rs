@@ -35,6 +35,7 @@ pub(crate) struct Hub {
 struct Inner {
     store: Store,
     recent: RwLock<Recent>,
+    kept: usize,
     head: watch::Sender<EventSequence>,
     parties: Mutex<Parties>,
 }
@@ -57,6 +58,10 @@ struct Recent {
 impl Hub {
     /// Begins at the end of the log, and follows it until `stop`.
     pub(crate) async fn start(store: Store, stop: CancellationToken) -> Result<Self> {
+        Self::start_keeping(KEPT, store, stop).await
+    }
+
+    async fn start_keeping(kept: usize, store: Store, stop: CancellationToken) -> Result<Self> {
         let mut bell = store.bell();
         bell.mark_unchanged();
         let mut tx = store.read().await?;
@@ -65,6 +70,7 @@ impl Hub {
         let inner = Arc::new(Inner {
             store,
             recent: RwLock::new(Recent { floor: last, events: VecDeque::new() }),
+            kept,
             head: watch::channel(last).0,
             parties: Mutex::default(),
         });
@@ -186,7 +192,7 @@ impl Hub {
         {
             let mut recent = self.inner.recent.write().unwrap_or_else(PoisonError::into_inner);
             recent.events.extend(events.into_iter().map(Arc::new));
-            while recent.events.len() > KEPT {
+            while recent.events.len() > self.inner.kept {
                 if let Some(event) = recent.events.pop_front() {
                     recent.floor = event.sequence;
                 }
@@ -219,5 +225,85 @@ impl Hub {
 
     fn lock_parties(&self) -> std::sync::MutexGuard<'_, Parties> {
         self.inner.parties.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use twinmesh_protocol::time::Time;
+
+    use super::*;
+    use crate::config::Synchronous;
+    use crate::store::Location;
+    use crate::store::event::{NewEvent, event_insert};
+
+    /// A transaction of so many events, which is committed or not.
+    async fn write(store: &Store, events: usize, commit: bool) -> i64 {
+        let mut tx = store.write().await.unwrap();
+        let mut last = 0;
+        for _ in 0..events {
+            let event = NewEvent::new(EventKind::TaskCreated, Time::from_micros(1));
+            last = event_insert(&mut tx, event).await.unwrap().get();
+        }
+        if commit {
+            tx.commit().await.unwrap();
+        }
+        last
+    }
+
+    /// Everything after a place, as a stream that is cut off after each page and begun anew would tell it.
+    async fn read(hub: &Hub, mut cursor: EventSequence) -> Vec<i64> {
+        let mut all = Vec::new();
+        loop {
+            let page = hub.after(cursor).await.unwrap();
+            let Some(last) = page.last() else { return all };
+            cursor = last.sequence;
+            all.extend(page.iter().map(|event| event.sequence.get()));
+        }
+    }
+
+    async fn reach(hub: &Hub, sequence: i64) {
+        let mut head = hub.watch();
+        let there = head.wait_for(|head| head.get() >= sequence);
+        tokio::time::timeout(Duration::from_secs(20), there).await.unwrap().unwrap();
+    }
+
+    async fn replay(before: usize, writes: Vec<(usize, bool)>, kept: usize) {
+        let directory = tempfile::tempdir().unwrap();
+        let location = Location::File(directory.path().join("coordinator.sqlite"));
+        let store = Store::open(&location, Synchronous::Normal, 2).await.unwrap();
+        write(&store, before, true).await;
+        let hub = Hub::start_keeping(kept, store.clone(), CancellationToken::new()).await.unwrap();
+        let mut last = hub.head().get();
+        for (events, commit) in writes {
+            let written = write(&store, events, commit).await;
+            if commit && events > 0 {
+                last = written;
+            }
+            // Nothing is told that was not committed.
+            assert!(hub.head().get() <= last);
+        }
+        reach(&hub, last).await;
+        assert_eq!(hub.head().get(), last);
+        let mut tx = store.read().await.unwrap();
+        let table = event_list(tx.conn(), EventSequence::new(0), 1000).await.unwrap();
+        let table: Vec<i64> = table.iter().map(|event| event.sequence.get()).collect();
+        for cursor in 0..=last {
+            let expected: Vec<i64> = table.iter().copied().filter(|sequence| *sequence > cursor).collect();
+            assert_eq!(read(&hub, EventSequence::new(cursor)).await, expected, "after {cursor}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn whoever_begins_anywhere_is_told_exactly_what_was_committed_after(
+            before in 0_usize..5,
+            writes in proptest::collection::vec((0_usize..5, proptest::bool::weighted(0.8)), 0..12),
+            kept in 0_usize..8,
+        ) {
+            tokio::runtime::Runtime::new().unwrap().block_on(replay(before, writes, kept));
+        }
     }
 }

@@ -129,11 +129,11 @@ async fn a_node_hears_of_its_own_collaboration_and_jobs_only() {
     let federation = Federation::new(3, false).await;
     let others = federation.add_organizations("other", 1).await;
     let organizations = [others[0], federation.members[0].organization];
-    let (_, others) = federation.add_collaboration("others", &organizations, false).await;
-    let mut foreign = federation.follow(&others[0].node_token, "latest").await;
+    let (elsewhere_id, others) = federation.add_collaboration("others", &organizations, false).await;
+    let foreign = federation.follow(&others[0].node_token, "latest").await;
     // A node of an organization that takes part, but in another collaboration.
-    let mut elsewhere = federation.follow(&others[1].node_token, "latest").await;
-    let mut outside = federation.follow(&federation.members[2].node_token, "latest").await;
+    let elsewhere = federation.follow(&others[1].node_token, "latest").await;
+    let outside = federation.follow(&federation.members[2].node_token, "latest").await;
     let mut inside = federation.follow(&federation.members[1].node_token, "latest").await;
     live(&federation).await;
 
@@ -149,15 +149,17 @@ async fn a_node_hears_of_its_own_collaboration_and_jobs_only() {
             assert_eq!(event.data["organization_id"], own);
         }
     }
-    // A signal after all that: what the others heard meanwhile is all they will hear of it.
-    for (stream, path) in [(&mut foreign, others[0].node), (&mut elsewhere, others[1].node)] {
-        let heard = stream.arrived();
-        let jobs: Vec<_> = heard.iter().filter(|event| !event.kind.starts_with("node_")).collect();
-        assert_eq!(jobs, Vec::<&Message>::new(), "node {path}");
+    // A task for each after all that: what they hear before it is all that they hear.
+    let mut body = federation.task_body(&[]);
+    body["collaboration_id"] = elsewhere_id.into();
+    body["organizations"] = others.iter().map(|other| json!({"id": other.organization, "input": plain()})).collect();
+    let elsewhere_task = federation.post(&others[0].researcher, "/task", body).await.expect(201);
+    let task = federation.task(&[2]).await;
+    for (mut stream, own) in [(foreign, &elsewhere_task), (elsewhere, &elsewhere_task), (outside, &task)] {
+        for event in stream.until(|event| event.kind == "run_assigned").await {
+            assert!(event.kind.starts_with("node_") || event.data["task_id"] == own["id"], "{event:?}");
+        }
     }
-    let heard = outside.arrived();
-    let jobs: Vec<_> = heard.iter().filter(|event| !event.kind.starts_with("node_")).collect();
-    assert_eq!(jobs, Vec::<&Message>::new(), "a node that takes no part");
 }
 
 #[tokio::test]
@@ -178,8 +180,10 @@ async fn a_user_hears_as_far_as_the_rules_go() {
     root.until(|event| event.kind == "run_assigned").await;
     let heard = streams[1].until(|event| event.kind == "run_assigned").await;
     assert!(heard.iter().all(|event| event.data["task_id"] == task["id"]), "what the own organization asked for");
+    let own = federation.post(&federation.members[1].researcher, "/task", federation.task_body(&[0])).await.expect(201);
+    let heard = streams[2].until(|event| event.kind == "run_assigned").await;
+    assert!(heard.iter().all(|event| event.data["task_id"] == own["id"]), "and nothing of what others asked for");
     assert_eq!(streams[0].arrived(), []);
-    assert_eq!(streams[2].arrived(), []);
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ pub(crate) struct Federation {
     pub(crate) root: String,
     pub(crate) collaboration: i64,
     pub(crate) members: Vec<Member>,
+    /// Microseconds since 1970; may be moved on.
     pub(crate) clock: Arc<AtomicI64>,
     pub(crate) directory: TempDir,
     /// Held so that the coordinator lives.
@@ -259,7 +260,8 @@ impl Federation {
         let response = self.router.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        let mut events = Events { body: futures::StreamExt::boxed(response.into_body().into_data_stream()), text: String::new() };
+        let mut events =
+            Events { body: futures::StreamExt::boxed(response.into_body().into_data_stream()), text: String::new() };
         let hello = events.next().await;
         assert_eq!(hello.kind, "hello");
         assert_eq!(hello.data["sequence"], hello.sequence);

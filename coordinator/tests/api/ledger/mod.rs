@@ -1,7 +1,7 @@
 //! The task ledger, asked over the interface.
 
 mod event;
-mod federation;
+pub(crate) mod federation;
 mod kill;
 mod peer;
 mod run;

@@ -226,10 +226,8 @@ async fn a_manifest_must_say_what_the_task_says() {
         sign(&changed, &asking.key)
     };
     let mut more = good.clone();
-    more.receivers.push(Receiver {
-        organization_id: OrganizationId::new(second.organization),
-        input_sha256: Digest::of(b"x"),
-    });
+    more.receivers
+        .push(Receiver { organization_id: OrganizationId::new(second.organization), input_sha256: Digest::of(b"x") });
     let mut forged = sign(&good, &asking.key);
     forged["signature"] = sign(&more, &asking.key)["signature"].clone();
     for (manifest, text) in [
@@ -360,7 +358,10 @@ async fn lists_of_tasks_are_filtered() {
         let task = federation.task(&members).await;
         if status != "pending" {
             let run = federation.run(id(&task), 0).await;
-            federation.report(0, &run, json!({"status": status, "started_at": "2026-11-23T02:21:12"})).await.expect(200);
+            federation
+                .report(0, &run, json!({"status": status, "started_at": "2026-11-23T02:21:12"}))
+                .await
+                .expect(200);
         }
         assert_eq!(federation.status(id(&task)).await, if status == "crashed" { "failed" } else { status });
         ids.push(id(&task));
@@ -389,7 +390,17 @@ async fn lists_of_tasks_are_filtered() {
         let list = federation.get(&federation.root, &format!("/task?{query}")).await.expect(200);
         assert_eq!(list["data"].as_array().unwrap().len(), count, "{query}");
     }
-    for query in ["study_id=9", "parent_id=9", "job_id=99", "run_id=99", "store_id=9", "init_user_id=99", "status=x", "sort=x", "page=0"] {
+    for query in [
+        "study_id=9",
+        "parent_id=9",
+        "job_id=99",
+        "run_id=99",
+        "store_id=9",
+        "init_user_id=99",
+        "status=x",
+        "sort=x",
+        "page=0",
+    ] {
         let answer = federation.get(&federation.root, &format!("/task?{query}")).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{query}");
     }
