@@ -1,0 +1,158 @@
+//! Nobody gets at more than they were given: by granting, moving, nesting, filtering or detours.
+
+use axum::http::Method;
+use serde_json::json;
+
+use crate::ledger::federation::{Federation, id};
+
+const ORGANIZATION_ADMIN: i64 = 6;
+const COLLABORATION_ADMIN: i64 = 7;
+
+/// Two collaborations that share nothing; an administrator of the first organization.
+async fn two_worlds(role: i64) -> (Federation, String, i64, i64) {
+    let federation = Federation::new(2, false).await;
+    let strangers = federation.add_organizations("stranger", 1).await;
+    let (elsewhere, _) = federation.add_collaboration("elsewhere", &strangers, false).await;
+    federation.add_user("admin", federation.members[0].organization, &[role]).await;
+    let admin = federation.log_in("admin").await;
+    (federation, admin, strangers[0], elsewhere)
+}
+
+#[tokio::test]
+async fn lists_show_what_the_widest_rule_shows_and_foreign_filters_are_refused() {
+    let (federation, admin, stranger, elsewhere) = two_worlds(ORGANIZATION_ADMIN).await;
+    for (path, total) in
+        [("/organization", "2"), ("/collaboration", "1"), ("/node", "2"), ("/user", "2"), ("/study", "0")]
+    {
+        let answer = federation.get(&admin, path).await;
+        assert_eq!(answer.headers["total-count"], total, "{path}: {}", answer.body);
+    }
+    for path in [
+        format!("/organization?collaboration_id={elsewhere}"),
+        format!("/collaboration?organization_id={stranger}"),
+        format!("/node?organization_id={stranger}"),
+        format!("/node?collaboration_id={elsewhere}"),
+        format!("/user?organization_id={stranger}"),
+        format!("/user?collaboration_id={elsewhere}"),
+        format!("/study?collaboration_id={elsewhere}"),
+        format!("/role?organization_id={stranger}"),
+        format!("/organization/{stranger}"),
+        format!("/collaboration/{elsewhere}"),
+        format!("/collaboration/{elsewhere}?include=organizations"),
+    ] {
+        federation.get(&admin, &path).await.expect(401);
+    }
+}
+
+#[tokio::test]
+async fn an_administrator_gives_no_rule_that_they_do_not_hold() {
+    let (federation, admin, _, _) = two_worlds(ORGANIZATION_ADMIN).await;
+    let user = |roles: &[i64], rules: &[i64]| {
+        json!({
+            "username": "minion", "firstname": "a", "lastname": "b", "password": "Correct-Horse-1",
+            "email": "m@x.example", "roles": roles, "rules": rules,
+        })
+    };
+    for body in [user(&[1], &[]), user(&[COLLABORATION_ADMIN], &[]), user(&[], &[1]), user(&[4], &[33])] {
+        federation.post(&admin, "/user", body).await.expect(401);
+    }
+    federation.post(&admin, "/role", json!({"name": "r", "rules": [1]})).await.expect(401);
+    let role = federation.post(&admin, "/role", json!({"name": "r", "rules": [3]})).await.expect(201);
+    let path = format!("/role/{}", id(&role));
+    federation.patch(&admin, &path, json!({"rules": [3, 1]})).await.expect(401);
+    federation.post(&admin, &format!("{path}/rule/1"), json!({})).await.expect(401);
+    // Nor takes one away.
+    federation.patch(&federation.root, &path, json!({"rules": [1, 3]})).await.expect(200);
+    federation.patch(&admin, &path, json!({"rules": [3]})).await.expect(401);
+    federation.delete(&admin, &format!("{path}/rule/1")).await.expect(401);
+    federation.delete(&admin, &path).await.expect(401);
+
+    let made = federation.post(&admin, "/user", user(&[ORGANIZATION_ADMIN], &[3])).await.expect(201);
+    let path = format!("/user/{}", id(&made));
+    federation.patch(&admin, &path, json!({"rules": [1]})).await.expect(401);
+    federation.patch(&admin, &path, json!({"username": "other"})).await.expect(401);
+}
+
+#[tokio::test]
+async fn nobody_changes_their_own_roles_or_takes_over_a_stronger_account() {
+    let (federation, admin, _, _) = two_worlds(ORGANIZATION_ADMIN).await;
+    let organization = federation.members[0].organization;
+    let found = federation.get(&admin, "/user?username=admin").await.expect(200);
+    let me = format!("/user/{}", id(&found["data"][0]));
+    for body in [json!({"roles": [1]}), json!({"roles": []}), json!({"rules": [3]})] {
+        federation.patch(&admin, &me, body).await.expect(401);
+    }
+    federation.patch(&admin, &me, json!({"firstname": "new", "roles": [ORGANIZATION_ADMIN]})).await.expect(200);
+    let strong = federation.add_user("strong", organization, &[COLLABORATION_ADMIN]).await;
+    federation.patch(&admin, &format!("/user/{strong}"), json!({"email": "mine@x.example"})).await.expect(401);
+    federation.patch(&admin, &format!("/user/{strong}"), json!({"roles": []})).await.expect(401);
+    federation.patch(&admin, &format!("/user/{strong}"), json!({"firstname": "fine"})).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_role_of_one_organization_is_not_given_to_a_user_of_another() {
+    let (federation, _, stranger, _) = two_worlds(ORGANIZATION_ADMIN).await;
+    let root = federation.root.as_str();
+    let body = json!({"name": "theirs", "rules": [3], "organization_id": stranger});
+    let role = id(&federation.post(root, "/role", body).await.expect(201));
+    let user = federation.add_user("somebody", federation.members[0].organization, &[]).await;
+    federation.patch(root, &format!("/user/{user}"), json!({"roles": [role]})).await.expect(401);
+}
+
+#[tokio::test]
+async fn a_collaborations_administrator_pulls_nobody_in_and_reaches_no_other() {
+    let (federation, admin, stranger, elsewhere) = two_worlds(COLLABORATION_ADMIN).await;
+    let own = format!("/collaboration/{}", federation.collaboration);
+    federation.patch(&admin, &own, json!({"name": "renamed"})).await.expect(200);
+    federation.patch(&admin, &own, json!({"organization_ids": [2, 3, stranger]})).await.expect(401);
+    federation.post(&admin, &format!("{own}/organization"), json!({"id": stranger})).await.expect(401);
+    let body = Some(json!({"id": 3}));
+    let removed = federation.ask(Method::DELETE, &format!("{own}/organization"), Some(&admin), body, &[]).await;
+    removed.expect(401);
+    for (method, path, body) in [
+        (Method::PATCH, format!("/collaboration/{elsewhere}"), json!({"name": "mine"})),
+        (Method::DELETE, format!("/collaboration/{elsewhere}"), json!({})),
+        (Method::POST, "/node".into(), json!({"collaboration_id": elsewhere, "organization_id": stranger})),
+        (
+            Method::POST,
+            "/study".into(),
+            json!({"name": "s", "collaboration_id": elsewhere, "organization_ids": [stranger]}),
+        ),
+        (Method::PATCH, format!("/organization/{stranger}"), json!({"domain": "mine"})),
+        (Method::POST, "/organization".into(), json!({"name": "x"})),
+        (Method::POST, "/role".into(), json!({"name": "x", "rules": [], "organization_id": stranger})),
+    ] {
+        let answer = federation.ask(method.clone(), &path, Some(&admin), Some(body), &[]).await;
+        assert_eq!(answer.status.as_u16(), 401, "{method} {path}: {}", answer.body);
+    }
+    // One may make nodes for one's own organization, but only where it takes part.
+    let body = json!({"collaboration_id": elsewhere});
+    assert_eq!(federation.post(&admin, "/node", body).await.expect(400)["code"], "not_a_member");
+}
+
+#[tokio::test]
+async fn a_node_and_its_algorithm_stay_in_their_collaboration() {
+    let federation = Federation::new(2, false).await;
+    let me = &federation.members[0];
+    // The same organization takes part in another collaboration, with another node.
+    let (elsewhere, theirs) = federation.add_collaboration("elsewhere", &[me.organization], false).await;
+    let task = federation.task(&[0, 1]).await;
+    let container = federation.container(0, id(&task)).await;
+    for token in [&me.node_token, &container] {
+        let organizations = federation.get(token, "/organization").await;
+        assert_eq!(organizations.headers["total-count"], "2");
+        federation.get(token, &format!("/collaboration/{}", federation.collaboration)).await.expect(200);
+        federation.get(token, &format!("/collaboration/{elsewhere}")).await.expect(401);
+        assert_eq!(federation.get(token, "/collaboration").await.headers["total-count"], "1");
+        for path in ["/user", "/role", "/rule"] {
+            federation.get(token, path).await.expect(401);
+        }
+        federation.post(token, "/organization", json!({"name": "x"})).await.expect(401);
+    }
+    federation.get(&me.node_token, &format!("/node/{}", theirs[0].node)).await.expect(401);
+    assert_eq!(federation.get(&me.node_token, "/node").await.headers["total-count"], "1");
+    let own = format!("/organization?collaboration_id={}", federation.collaboration);
+    assert_eq!(federation.get(&container, &own).await.headers["total-count"], "2");
+    federation.get(&container, &format!("/organization?collaboration_id={elsewhere}")).await.expect(401);
+    federation.get(&container, "/study").await.expect(200);
+}

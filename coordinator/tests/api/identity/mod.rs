@@ -1,0 +1,7 @@
+//! Identity, authorization and administration, asked over the interface.
+
+mod administration;
+mod conventions;
+mod escalation;
+mod log_in;
+mod process;

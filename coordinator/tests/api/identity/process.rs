@@ -1,0 +1,107 @@
+//! The coordinator as a process keeps house: one per directory, secrets private, gone when told.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use twinmesh_coordinator::config::{Config, Secret};
+use twinmesh_coordinator::{Coordinator, Running, StartError, Surroundings};
+
+fn config(directory: &Path) -> Config {
+    let mut config = Config { data_dir: directory.to_owned(), ..Config::default() };
+    config.listen.set_port(0);
+    config
+}
+
+async fn start(directory: &Path) -> Running {
+    Coordinator::start(config(directory)).await.unwrap()
+}
+
+fn host(running: &Running) -> String {
+    running.url().trim_start_matches("http://").trim_end_matches("/api").to_owned()
+}
+
+/// Sends a request and reads what comes until the other side is done.
+async fn ask(host: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+async fn log_in(host: &str, password: &str) -> String {
+    let body = json!({"username": "root", "password": password}).to_string();
+    let length = body.len();
+    let head = "POST /api/token/user HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
+    ask(host, &format!("{head}content-length: {length}\r\n\r\n{body}")).await
+}
+
+#[tokio::test]
+async fn the_first_start_makes_up_a_password_and_keeps_it_private() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = start(directory.path()).await;
+    let path = directory.path().join("root-password");
+    let password = std::fs::read_to_string(&path).unwrap();
+    assert!(log_in(&host(&running), password.trim()).await.starts_with("HTTP/1.1 200"));
+    assert!(log_in(&host(&running), "root").await.starts_with("HTTP/1.1 401"));
+    for name in ["root-password", "token-secret", "coordinator.sqlite", "coordinator.json"] {
+        let mode = directory.path().join(name).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    running.shutdown().await;
+    std::fs::remove_file(&path).unwrap();
+    let running = start(directory.path()).await;
+    assert!(!path.exists(), "a later start makes up nothing");
+    running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_weak_password_is_refused_before_anything_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path());
+    config.root.password = Some(Secret::new("root"));
+    let error = Coordinator::start(config).await.unwrap_err();
+    assert!(matches!(error, StartError::RootPassword { .. }), "{error}");
+    start(directory.path()).await.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_directory_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = start(directory.path()).await;
+    let error = Coordinator::prepare(config(directory.path()), Surroundings::default()).await.unwrap_err();
+    assert!(error.to_string().contains("another coordinator runs"), "{error}");
+    assert!(directory.path().join("coordinator.json").exists(), "the first is left alone");
+    running.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_held_open_is_dropped_without_an_answer_when_the_process_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = start(directory.path()).await;
+    let ready = directory.path().join("coordinator.json");
+    let told: Value = serde_json::from_slice(&std::fs::read(&ready).unwrap()).unwrap();
+    assert_eq!(told["url"], running.url());
+    assert_eq!(told["pid"], std::process::id());
+
+    let password = std::fs::read_to_string(directory.path().join("root-password")).unwrap();
+    let answer = log_in(&host(&running), password.trim()).await;
+    let body: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let token = body["access_token"].as_str().unwrap();
+    let mut stream = TcpStream::connect(host(&running)).await.unwrap();
+    let request = format!("GET /api/event HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut first = [0; 512];
+    assert!(stream.read(&mut first).await.unwrap() > 0);
+
+    tokio::time::timeout(Duration::from_secs(2), running.shutdown()).await.unwrap();
+    assert!(!ready.exists());
+    let mut rest = Vec::new();
+    // Cut or closed, but at an end.
+    let _ = stream.read_to_end(&mut rest).await;
+    start(directory.path()).await.shutdown().await;
+}
