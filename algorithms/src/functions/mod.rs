@@ -67,6 +67,14 @@ pub enum FunctionError {
         /// How many there must be.
         minimum: u64,
     },
+    /// A total would tell each twin the terms of the others.
+    #[error("refused to protect the organizations' terms: {twins} take part, at least {minimum} are needed")]
+    TooFewTwins {
+        /// How many take part.
+        twins: usize,
+        /// How many there must be.
+        minimum: usize,
+    },
     /// An argument does not make sense.
     #[error("argument `{name}` {reason}")]
     Argument {

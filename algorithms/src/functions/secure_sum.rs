@@ -12,6 +12,9 @@ use crate::{
     twin::{Options, TwinGroup},
 };
 
+/// With two twins, the total less one's own term is the other's.
+const MINIMUM_TWINS: usize = 3;
+
 /// What to add up: a column of whole numbers, or the rows in which a column has a value, or all rows.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,6 +54,9 @@ pub(super) fn twin(host: &Host) -> Result<Value, FunctionError> {
     let table = read_table(host, arguments.database.as_deref())?;
     let term = term(&table, &arguments)?;
     let mut group = TwinGroup::join(host, &arguments.organizations.unwrap_or_default(), Options::default())?;
+    if group.size() < MINIMUM_TWINS {
+        return Err(FunctionError::TooFewTwins { twins: group.size(), minimum: MINIMUM_TWINS });
+    }
     let context = format!("secure_sum task {} organization {}", host.claims().task_id, host.claims().organization_id);
     let sum = secure_sum(&mut group, host.seed(), &context, &[term])?;
     let mut hash = Sha256::new();

@@ -289,28 +289,3 @@ fn strangers_are_turned_away() {
     assert!(matches!(greet(0, 1, 7), frame::Answer::Hello(_)));
     group.shared.close();
 }
-
-/// Prints how long four twins on this machine take to add 100 MB.
-#[test]
-#[ignore = "a measurement, for an optimized build"]
-fn long_vectors_are_summed_fast() {
-    let (size, elements) = (4, 12_500_000);
-    let network = Loopback::new([]);
-    thread::scope(|scope| {
-        for rank in 0..size {
-            let network = &network;
-            scope.spawn(move || {
-                let mut group = join(network, rank, size, patient(Replay::Connection));
-                let mut values = vec![1.0 + rank as f64; elements];
-                for round in 0..4 {
-                    all_reduce(&mut group, &mut [0.0]).unwrap();
-                    #[expect(clippy::disallowed_methods, reason = "a measurement")]
-                    let start = std::time::Instant::now();
-                    all_reduce(&mut group, &mut values).unwrap();
-                    println!("rank {rank} round {round}: {:?}", start.elapsed());
-                }
-                Parting(Arc::clone(&group.shared)).finish().unwrap();
-            });
-        }
-    });
-}

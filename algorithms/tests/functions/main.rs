@@ -101,6 +101,13 @@ fn a_secure_sum_is_exact_and_the_same_at_every_twin() {
 }
 
 #[test]
+fn two_twins_are_too_few_for_a_secure_sum() {
+    let federation = Federation::new(GBSG2, 2);
+    let errors = federation.run(&[1, 2], "secure_sum_twin", json!({"column": "pnodes"})).unwrap_err();
+    assert!(errors.iter().all(|error| error.contains("2 take part, at least 3 are needed")), "{errors:?}");
+}
+
+#[test]
 fn long_vectors_are_summed_alike_at_every_twin() {
     let federation = Federation::new(GBSG2, 4);
     let kwargs = json!({"elements": 300_000, "rounds": 2});
