@@ -45,7 +45,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Demo {
-    /// How many hospitals.
+    /// How many hospitals, 3 to 16.
     #[arg(long, default_value_t = 3, value_name = "N")]
     nodes: usize,
     /// Deals the rows to the hospitals in another order (row i to hospital i modulo N without).
