@@ -34,7 +34,7 @@ async fn lies(lab: &mut Lab, database: &SqlitePool) {
     assert!(only(lab.finish(first.id).await)["columns"]["age"]["count"].is_number(), "an honest task is run");
 
     let alter: [(&str, &'static str); 5] = [
-        ("unsigned", "UPDATE task SET manifest = NULL, manifest_digest = NULL WHERE id = $1"),
+        ("not signed", "UPDATE task SET manifest = NULL, manifest_digest = NULL WHERE id = $1"),
         ("image", "UPDATE task SET image = 'evil/image:1' WHERE id = $1"),
         // Another signed task's manifest, to make this one look signed.
         (
@@ -129,7 +129,7 @@ async fn an_input_sealed_to_another_organization_is_named() {
     let runs = lab.federation.researcher.api().run_list(task).await.unwrap();
     assert_eq!(runs[0].status, RunStatus::NotAllowed, "{:?}", runs[0].log);
     let log = runs[0].log.clone().unwrap_or_default();
-    assert!(log.contains("cannot be opened") && log.contains("another key"), "{log}");
+    assert!(log.contains("cannot be opened") && log.contains("sealed to another organization"), "{log}");
     lab.end().await;
 }
 
