@@ -16,7 +16,7 @@ use tower::ServiceExt as _;
 use twinmesh_coordinator::authn::password::Cost;
 use twinmesh_coordinator::clock::Clock;
 use twinmesh_coordinator::config::{Config, Secret, Span, Synchronous};
-use twinmesh_coordinator::{Coordinator, Surroundings};
+use twinmesh_coordinator::{Coordinator, Running, Surroundings};
 use twinmesh_protocol::key::OrganizationKey;
 use twinmesh_protocol::payload::to_text;
 use twinmesh_protocol::time::Time;
@@ -85,6 +85,7 @@ impl Federation {
     pub(crate) async fn with(members: usize, encrypted: bool, settings: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config { data_dir: directory.path().to_owned(), ..Config::default() };
+        config.listen = ([127, 0, 0, 1], 0).into();
         config.root.password = Some(Secret::new(PASSWORD));
         config.database.synchronous = Synchronous::Normal;
         config.limits.status_hold = Span(Duration::from_secs(15));
@@ -266,6 +267,12 @@ impl Federation {
         assert_eq!(hello.kind, "hello");
         assert_eq!(hello.data["sequence"], hello.sequence);
         events
+    }
+
+    /// Serves the coordinator on a port of its own besides.
+    pub(crate) async fn serve(&self) -> Running {
+        let coordinator = self.coordinator.lock().unwrap().take().unwrap();
+        coordinator.serve().await.unwrap()
     }
 
     /// Ends the coordinator and starts another on the same data.

@@ -4,7 +4,7 @@ mod event;
 pub(crate) mod federation;
 mod kill;
 mod peer;
-mod probe;
 mod run;
 mod task;
 mod twin;
+mod wire;
