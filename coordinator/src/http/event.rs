@@ -95,7 +95,7 @@ impl Follow {
 async fn follow(visitor: Visitor, params: Params, headers: HeaderMap) -> Result<Response, Problem> {
     let state = visitor.state.clone();
     let after = cursor(&params, &headers)?;
-    let audience = audience(&visitor).await?;
+    let audience = audience_of(&visitor).await?;
     let hub = state.follow().hub().await?.clone();
     let attending = match audience {
         Audience::Node { id, organization, collaboration } => {
@@ -115,7 +115,7 @@ async fn follow(visitor: Visitor, params: Params, headers: HeaderMap) -> Result<
 }
 
 /// What the caller may hear at this moment.
-async fn audience(visitor: &Visitor) -> Result<Audience, Problem> {
+async fn audience_of(visitor: &Visitor) -> Result<Audience, Problem> {
     // A stream lasts; the transaction must not.
     let actor = visitor.begin_read().await?.actor;
     let organization = actor.organization;
@@ -177,7 +177,7 @@ fn stream(
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = &mut end => return,
-                    _ = recheck.tick() => match self::audience(&visitor).await {
+                    _ = recheck.tick() => match audience_of(&visitor).await {
                         Ok(allowed) => audience = allowed,
                         // Gone, or the database is: whoever comes back will be told.
                         Err(_) => return,
