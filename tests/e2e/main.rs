@@ -1,6 +1,7 @@
 //! End-to-end stories, told to real processes: a coordinator and nodes, each with its own files, on loopback.
 //!
-//! * `demo` – the demonstration as a newcomer runs it.
+//! * `demo` – the demonstration as a newcomer runs it; `first_task` – the README's first task of one's own.
+//! * `in_process` – a federation within the test.
 //! * `crash` – any one process killed at many points of a task.
 //! * `refusals` – what a coordinator that lies, a wrong key and other mishaps lead to.
 //! * `boundary` – what programs are made of.
@@ -8,5 +9,7 @@
 mod boundary;
 mod crash;
 mod demo;
+mod first_task;
+mod in_process;
 mod lab;
 mod refusals;
