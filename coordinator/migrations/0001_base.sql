@@ -115,6 +115,13 @@ CREATE TABLE user_rule (
     PRIMARY KEY (user_id, rule_id)
 );
 
+-- Written to when a log-in fails for an account that is not there or locked, so that it takes as long as any other.
+CREATE TABLE decoy (
+    id BIGINT PRIMARY KEY,
+    touched_at BIGINT NOT NULL
+);
+INSERT INTO decoy (id, touched_at) VALUES (1, 0);
+
 -- Refresh tokens that are good for one use. Tokens that follow from one log-in are a family, which ends as a whole
 -- when one of them is used twice.
 CREATE TABLE refresh_token (

@@ -126,8 +126,8 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 async fn start(flags: &Flags) -> anyhow::Result<()> {
     let config = flags.load()?;
-    let filter = EnvFilter::try_new(&config.log)
-        .with_context(|| format!("the setting `log` is invalid: `{}`", config.log))?;
+    let filter =
+        EnvFilter::try_new(&config.log).with_context(|| format!("the setting `log` is invalid: `{}`", config.log))?;
     // Whoever runs us within their own process may have done this already.
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour);
@@ -165,7 +165,11 @@ async fn doctor(flags: &Flags) -> anyhow::Result<()> {
     say("ok    settings");
     let listener = tokio::net::TcpListener::bind(config.listen).await;
     let checks = [
-        (format!("address {}", config.listen), listener.map(drop).map_err(anyhow::Error::from), "give another with `--listen`, or stop what is there"),
+        (
+            format!("address {}", config.listen),
+            listener.map(drop).map_err(anyhow::Error::from),
+            "give another with `--listen`, or stop what is there",
+        ),
         (
             format!("directory {}", config.data_dir.display()),
             crate::files::take(&config.data_dir).map(drop).map_err(anyhow::Error::from),

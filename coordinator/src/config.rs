@@ -179,9 +179,7 @@ impl Config {
             std::fs::File::open(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
             figment = figment.merge(Toml::file_exact(path));
         }
-        let figment = figment
-            .merge(Env::prefixed(ENVIRONMENT_PREFIX).split("__"))
-            .merge(Serialized::defaults(flags));
+        let figment = figment.merge(Env::prefixed(ENVIRONMENT_PREFIX).split("__")).merge(Serialized::defaults(flags));
         let config: Self = figment.extract().map_err(Box::new)?;
         config.check()?;
         Ok(config)

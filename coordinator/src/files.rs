@@ -65,8 +65,7 @@ pub(crate) fn take(directory: &Path) -> Result<Lock, FileError> {
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let unfinished = path.with_extension("new");
     let write = || {
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&unfinished, path)?;

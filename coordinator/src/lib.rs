@@ -1,7 +1,7 @@
 //! Identity, authorization and the task ledger of a Twinmesh federation.
 //!
 //! * [`config`] – settings. [`clock`] – where time comes in. [`cli`] – the program.
-//! * [`authn`] – who somebody is. [`authz`] – what they may do: one pure decision over the 86 rules.
+//! * [`authn`] – who somebody is. `authz` – what they may do: one pure decision over the 86 rules.
 //! * `ledger` – what may happen to tasks and runs, purely.
 //! * `store` – all SQL. `http` – the v4 contract and our additions. `relay` – the overlay's meeting point.
 //! * `server` – connections. `files` – the data directory.
@@ -9,7 +9,7 @@
 //! [`Coordinator::start`] runs one within any process.
 
 pub mod authn;
-pub mod authz;
+mod authz;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -172,8 +172,7 @@ impl Coordinator {
             let address = listener.local_addr()?;
             Ok((listener, address))
         };
-        let (listener, address) =
-            bound.await.map_err(|source| StartError::Listen { address: wanted, source })?;
+        let (listener, address) = bound.await.map_err(|source| StartError::Listen { address: wanted, source })?;
         let router = self.router();
         let Self { state, config, shutdown, lock, .. } = self;
         let url = format!("http://{address}{}", config.api_path);

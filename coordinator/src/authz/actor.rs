@@ -1,14 +1,12 @@
 use std::collections::BTreeSet;
 
-use twinmesh_protocol::id::{
-    AlgorithmStoreId, CollaborationId, NodeId, OrganizationId, RoleId, RunId, StudyId, TaskId, UserId,
-};
+use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RunId, TaskId, UserId};
 
 use super::rule::RuleSet;
 
 /// The kinds of callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A person.
     User,
     /// An organization's daemon.
@@ -19,20 +17,20 @@ pub enum Kind {
 
 /// Who asks, with everything a decision needs to know of them.
 #[derive(Debug, Clone)]
-pub struct Actor {
+pub(crate) struct Actor {
     /// Who exactly.
-    pub who: Who,
+    pub(crate) who: Who,
     /// Their organization.
-    pub organization: OrganizationId,
+    pub(crate) organization: OrganizationId,
     /// A user's: those of the organization. A node's or container's: its own.
-    pub collaborations: BTreeSet<CollaborationId>,
+    pub(crate) collaborations: BTreeSet<CollaborationId>,
     /// What they may do.
-    pub rules: RuleSet,
+    pub(crate) rules: RuleSet,
 }
 
 /// Who exactly.
 #[derive(Debug, Clone)]
-pub enum Who {
+pub(crate) enum Who {
     /// A person.
     User {
         /// Their id.
@@ -53,27 +51,20 @@ pub enum Who {
 
 /// An algorithm that runs.
 #[derive(Debug, Clone)]
-pub struct Container {
+pub(crate) struct Container {
     /// Its run, which is not finished.
-    pub run: RunId,
+    pub(crate) run: RunId,
     /// Its task.
-    pub task: TaskId,
-    /// Its node.
-    pub node: NodeId,
+    pub(crate) task: TaskId,
     /// Its collaboration.
-    pub collaboration: CollaborationId,
+    pub(crate) collaboration: CollaborationId,
     /// Its image, as the token names it.
-    pub image: String,
-    /// Its study, if any.
-    pub study: Option<StudyId>,
-    /// The store of its image, if any.
-    pub store: Option<AlgorithmStoreId>,
+    pub(crate) image: String,
 }
 
 impl Actor {
     /// What kind of caller this is.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         match self.who {
             Who::User { .. } => Kind::User,
             Who::Node { .. } => Kind::Node,
@@ -82,8 +73,7 @@ impl Actor {
     }
 
     /// The user's id, if a user asks.
-    #[must_use]
-    pub fn user(&self) -> Option<UserId> {
+    pub(crate) fn user(&self) -> Option<UserId> {
         match self.who {
             Who::User { id, .. } => Some(id),
             Who::Node { .. } | Who::Container(_) => None,
@@ -91,8 +81,7 @@ impl Actor {
     }
 
     /// The node's id, if a node asks.
-    #[must_use]
-    pub fn node(&self) -> Option<NodeId> {
+    pub(crate) fn node(&self) -> Option<NodeId> {
         match self.who {
             Who::Node { id, .. } => Some(id),
             Who::User { .. } | Who::Container(_) => None,
@@ -100,8 +89,7 @@ impl Actor {
     }
 
     /// The container, if one asks.
-    #[must_use]
-    pub fn container(&self) -> Option<&Container> {
+    pub(crate) fn container(&self) -> Option<&Container> {
         match &self.who {
             Who::Container(container) => Some(container),
             Who::User { .. } | Who::Node { .. } => None,
@@ -109,8 +97,7 @@ impl Actor {
     }
 
     /// The name under which the actor's own keys are kept: `user:3`, `node:4` or `run:5`.
-    #[must_use]
-    pub fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         match &self.who {
             Who::User { id, .. } => format!("user:{id}"),
             Who::Node { id, .. } => format!("node:{id}"),

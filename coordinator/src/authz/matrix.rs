@@ -54,11 +54,8 @@ fn actor(role: &BuiltInRole) -> Actor {
         "container" => Who::Container(Container {
             run: RunId::new(1),
             task: TaskId::new(1),
-            node: NodeId::new(ME),
             collaboration: MINE,
             image: String::new(),
-            study: None,
-            store: None,
         }),
         _ => Who::User { id: UserId::new(ME), roles: BTreeSet::from([RoleId::new(ME)]) },
     };

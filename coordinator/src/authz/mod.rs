@@ -9,12 +9,12 @@
 //! All of it is pure: no database, no clock.
 
 pub(crate) mod action;
-pub mod actor;
+pub(crate) mod actor;
 pub(crate) mod grant;
 #[cfg(test)]
 mod matrix;
-pub mod role;
-pub mod rule;
+pub(crate) mod role;
+pub(crate) mod rule;
 pub(crate) mod target;
 
 pub(crate) use action::Action;

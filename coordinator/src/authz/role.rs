@@ -6,20 +6,19 @@ use super::rule::{RULES, RuleSet};
 
 /// A built-in role. It belongs to no organization and cannot be changed.
 #[derive(Debug, Clone, Copy)]
-pub struct BuiltInRole {
+pub(crate) struct BuiltInRole {
     /// Its id.
-    pub id: RoleId,
+    pub(crate) id: RoleId,
     /// Its name, reserved.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What it is for.
-    pub description: &'static str,
+    pub(crate) description: &'static str,
     extends: &'static [&'static [u8]],
 }
 
 impl BuiltInRole {
     /// Its rules.
-    #[must_use]
-    pub fn rules(&self) -> RuleSet {
+    pub(crate) fn rules(&self) -> RuleSet {
         if self.id == ROOT {
             return RULES.iter().map(|rule| RuleId::new(rule.id.into())).collect();
         }
@@ -28,7 +27,7 @@ impl BuiltInRole {
 }
 
 /// The role of the first user: every rule.
-pub const ROOT: RoleId = RoleId::new(1);
+pub(crate) const ROOT: RoleId = RoleId::new(1);
 
 const CONTAINER_RULES: &[u8] = &[3, 14, 21, 22, 29, 39, 69, 77];
 const VIEWER_RULES: &[u8] = &[2, 3, 14, 21, 22, 29, 39, 44, 51, 55, 58, 69, 70, 71, 77];
@@ -36,7 +35,7 @@ const ORGANIZATION_ADMIN_RULES: &[u8] = &[6, 9, 24, 47, 50, 54, 61, 64, 67, 73];
 const COLLABORATION_ADMIN_RULES: &[u8] = &[8, 11, 16, 20, 25, 33, 36, 43, 46, 49, 57, 74, 78, 80, 83, 85];
 
 /// The built-in roles, by id.
-pub const ROLES: [BuiltInRole; 7] = [
+pub(crate) const ROLES: [BuiltInRole; 7] = [
     BuiltInRole { id: ROOT, name: "Root", description: "Everything", extends: &[] },
     BuiltInRole {
         id: RoleId::new(2),
@@ -77,20 +76,17 @@ pub const ROLES: [BuiltInRole; 7] = [
 ];
 
 /// The rules of every node.
-#[must_use]
-pub fn node_rules() -> RuleSet {
+pub(crate) fn node_rules() -> RuleSet {
     ROLES[2].rules()
 }
 
 /// The rules of every container.
-#[must_use]
-pub fn container_rules() -> RuleSet {
+pub(crate) fn container_rules() -> RuleSet {
     ROLES[1].rules()
 }
 
 /// Whether the name belongs to a built-in role.
-#[must_use]
-pub fn is_reserved(name: &str) -> bool {
+pub(crate) fn is_reserved(name: &str) -> bool {
     ROLES.iter().any(|role| role.name.eq_ignore_ascii_case(name))
 }
 

@@ -8,15 +8,11 @@ macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum $name { $(#[doc = concat!("`", $word, "`.")] $variant),* }
+        pub(crate) enum $name { $(#[doc = concat!("`", $word, "`.")] $variant),* }
 
         impl $name {
-            /// Every one.
-            pub const ALL: [Self; [$($word),*].len()] = [$(Self::$variant),*];
-
             /// The word on the wire.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
+            pub(crate) const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),* }
             }
         }
@@ -82,6 +78,9 @@ impl Operation {
 }
 
 impl Scope {
+    /// Every one, from narrow to wide.
+    pub(crate) const ALL: [Self; 4] = [Self::Own, Self::Organization, Self::Collaboration, Self::Global];
+
     /// The contract's short form, which filters also take.
     pub(crate) const fn short(self) -> &'static str {
         match self {
@@ -95,21 +94,20 @@ impl Scope {
 
 /// A rule: an operation on a kind of resource within a scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rule {
+pub(crate) struct Rule {
     /// 1 to 86.
-    pub id: u8,
+    pub(crate) id: u8,
     /// What it is about.
-    pub resource: Resource,
+    pub(crate) resource: Resource,
     /// What it allows.
-    pub operation: Operation,
+    pub(crate) operation: Operation,
     /// How far.
-    pub scope: Scope,
+    pub(crate) scope: Scope,
 }
 
 impl Rule {
     /// In words.
-    #[must_use]
-    pub fn description(&self) -> String {
+    pub(crate) fn description(&self) -> String {
         let verb = match self.operation {
             Operation::View => "See",
             Operation::Edit => "Change",
@@ -141,7 +139,7 @@ impl Rule {
 }
 
 /// All rules; rule `n` is at `n - 1`.
-pub const RULES: [Rule; 86] = {
+pub(crate) const RULES: [Rule; 86] = {
     use Operation::{Create, Delete, Edit, Receive, Send, View};
     use Resource::{Collaboration as C, Event, Node, Organization as O, Port, Role, Run, Study, Task, User};
     use Scope::{Collaboration as Col, Global as Glo, Organization as Org, Own};
@@ -244,22 +242,20 @@ pub const RULES: [Rule; 86] = {
 };
 
 /// The rule of an id, if there is one.
-#[must_use]
-pub fn rule(id: RuleId) -> Option<&'static Rule> {
+pub(crate) fn rule(id: RuleId) -> Option<&'static Rule> {
     usize::try_from(id.get()).ok().and_then(|id| id.checked_sub(1)).and_then(|at| RULES.get(at))
 }
 
 /// A set of rules.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct RuleSet(u128);
+pub(crate) struct RuleSet(u128);
 
 impl RuleSet {
     /// No rule.
-    pub const EMPTY: Self = Self(0);
+    pub(crate) const EMPTY: Self = Self(0);
 
     /// Adds a rule by its id; ids that are none are left out.
-    #[must_use]
-    pub fn with(self, id: RuleId) -> Self {
+    pub(crate) fn with(self, id: RuleId) -> Self {
         match rule(id) {
             Some(rule) => Self(self.0 | 1 << rule.id),
             None => self,
@@ -267,36 +263,32 @@ impl RuleSet {
     }
 
     /// Whether the rule is in the set.
-    #[must_use]
-    pub fn contains(self, rule: &Rule) -> bool {
+    pub(crate) fn contains(self, rule: &Rule) -> bool {
         self.0 & (1 << rule.id) != 0
     }
 
     /// All that are in either.
-    #[must_use]
-    pub const fn union(self, other: Self) -> Self {
+    pub(crate) const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
     /// All that are in exactly one of both.
-    #[must_use]
-    pub const fn symmetric_difference(self, other: Self) -> Self {
+    pub(crate) const fn symmetric_difference(self, other: Self) -> Self {
         Self(self.0 ^ other.0)
     }
 
     /// The rules in the order of their ids.
-    pub fn iter(self) -> impl Iterator<Item = &'static Rule> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'static Rule> {
         RULES.iter().filter(move |rule| self.contains(rule))
     }
 
     /// Their ids, ascending.
-    pub fn ids(self) -> impl Iterator<Item = RuleId> {
+    pub(crate) fn ids(self) -> impl Iterator<Item = RuleId> {
         self.iter().map(|rule| RuleId::new(rule.id.into()))
     }
 
     /// Whether a rule for exactly this is in the set.
-    #[must_use]
-    pub fn holds(self, resource: Resource, operation: Operation, scope: Scope) -> bool {
+    pub(crate) fn holds(self, resource: Resource, operation: Operation, scope: Scope) -> bool {
         self.iter().any(|rule| (rule.resource, rule.operation, rule.scope) == (resource, operation, scope))
     }
 }

@@ -83,14 +83,28 @@ pub(crate) fn router(state: AppState) -> Router {
         .with_state(state)
 }
 
-/// Reads the body before anything else, so that no slow sender holds a transaction open.
+/// The largest request of somebody who shows no valid token: log-ins are small.
+const ANONYMOUS_BODY_LIMIT: usize = 64 << 10;
+
+/// Reads the body before anything else, so that no slow sender holds a transaction open, and no stranger fills the
+/// memory.
 async fn whole_body(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    let bytes = match Limited::new(body, state.body_limit()).collect().await {
+    let token = caller::bearer(&parts).and_then(|token| state.tokens().verify_access(token, state.now()));
+    let limit = if token.is_ok() { state.body_limit() } else { ANONYMOUS_BODY_LIMIT.min(state.body_limit()) };
+    let bytes = match Limited::new(body, limit).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            let text = format!("The request body is larger than {} bytes", state.body_limit());
-            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text).into_response();
+            return match token {
+                // With a better token it may go through.
+                Err(error) => Problem::from(error),
+                Ok(_) => Problem::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "body_too_large",
+                    format!("The request body is larger than {limit} bytes"),
+                ),
+            }
+            .into_response();
         }
         Err(_) => return Problem::bad_request("body_unreadable", "The request body ended too early").into_response(),
     };

@@ -25,11 +25,8 @@ use crate::authz::action::{CreateNode, DeleteNode, EditNode, ViewNode};
 use crate::store::filter::Filter;
 use crate::store::node::{self as store, NodeRecord};
 
-const COLUMNS: Columns = Columns {
-    organization: "node.organization_id = ?",
-    collaboration: "node.collaboration_id {in}",
-    owner: None,
-};
+const COLUMNS: Columns =
+    Columns { organization: "node.organization_id = ?", collaboration: "node.collaboration_id {in}", owner: None };
 
 pub(crate) fn routes() -> Router<AppState> {
     Router::new()
@@ -128,9 +125,7 @@ async fn create(mut caller: Caller, Body(new): Body<NewNode>) -> Result<(StatusC
         return Err(Problem::bad_request("not_a_member", text));
     };
     if store::node_at(caller.tx.conn(), organization, collaboration_id).await?.is_some() {
-        let text = format!(
-            "Organization id={organization} already has a node for collaboration id={collaboration_id}"
-        );
+        let text = format!("Organization id={organization} already has a node for collaboration id={collaboration_id}");
         return Err(Problem::bad_request("node_exists", text));
     }
     let name = match new.name {
@@ -171,9 +166,7 @@ struct Change {
 async fn update(mut caller: Caller, Id(id): Id<NodeId>, Body(change): Body<Change>) -> Result<Json<Node>, Problem> {
     let record = find(&mut caller, id).await?;
     let permit = caller.permit::<EditNode>(id, &target(&record))?;
-    for (field, given) in
-        [("organization_id", change.organization_id), ("collaboration_id", change.collaboration_id)]
-    {
+    for (field, given) in [("organization_id", change.organization_id), ("collaboration_id", change.collaboration_id)] {
         if given.is_some() {
             return Err(Problem::field(field, "Cannot be changed: create another node instead."));
         }

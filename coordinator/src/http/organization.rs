@@ -217,4 +217,3 @@ fn public_key(new: &NewOrganization) -> Result<Option<&str>, Problem> {
     PublicKey::from_api(text).map_err(|error| Problem::field("public_key", format!("{error}.")))?;
     Ok(Some(text))
 }
-

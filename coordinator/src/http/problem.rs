@@ -83,12 +83,6 @@ impl Problem {
         self
     }
 
-    /// The status it will have.
-    #[cfg(test)]
-    pub(crate) fn status(&self) -> StatusCode {
-        self.status
-    }
-
     /// The sentence it will carry.
     #[cfg(test)]
     pub(crate) fn msg(&self) -> &str {

@@ -217,10 +217,7 @@ async fn rule_add(
     Ok((StatusCode::CREATED, change_rule(caller, &id, &rule, true).await?))
 }
 
-async fn rule_remove(
-    caller: Caller,
-    Path((id, rule)): Path<(String, String)>,
-) -> Result<Json<Vec<Rule>>, Problem> {
+async fn rule_remove(caller: Caller, Path((id, rule)): Path<(String, String)>) -> Result<Json<Vec<Rule>>, Problem> {
     change_rule(caller, &id, &rule, false).await
 }
 

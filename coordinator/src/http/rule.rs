@@ -70,8 +70,7 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let total = i64::try_from(found.len()).unwrap_or(i64::MAX);
     let offset = usize::try_from(page.offset()).unwrap_or(usize::MAX);
     let limit = usize::try_from(page.limit()).unwrap_or(usize::MAX);
-    let data: Vec<_> =
-        found.into_iter().skip(offset).take(limit).map(|found| rule(&caller.state, found)).collect();
+    let data: Vec<_> = found.into_iter().skip(offset).take(limit).map(|found| rule(&caller.state, found)).collect();
     Ok(page.answer(&params, data, total))
 }
 

@@ -55,15 +55,16 @@ async fn log_in_user(
     };
     let hash = known.as_ref().map(|known| known.password_hash.clone());
     let right = state.hasher().verify(body.password.reveal().to_owned(), hash).await?;
-    let Some(known) = known else { return Err(failed_log_in()) };
-    if !count_attempt(&state, known.id, right, now).await? {
-        tracing::info!(user.id = %known.id, "a log-in failed");
+    // An account that is not there is tried like one that is.
+    let id = known.map_or(UserId::new(0), |known| known.id);
+    if !count_attempt(&state, id, right, now).await? {
+        tracing::info!(user.id = %id, "a log-in failed");
         return Err(failed_log_in());
     }
     let mut tx = state.store().write().await?;
-    let answer = issue(&state, &mut tx, ClientType::User, known.id.get(), None, now).await?;
+    let answer = issue(&state, &mut tx, ClientType::User, id.get(), None, now).await?;
     tx.commit().await?;
-    tracing::info!(user.id = %known.id, "user logged in");
+    tracing::info!(user.id = %id, "user logged in");
     Ok(answer)
 }
 
@@ -71,21 +72,22 @@ fn failed_log_in() -> Problem {
     Problem::unauthorized("log_in_failed", "Failed to login")
 }
 
-/// Counts a try with a password; whether it lets the user in. A locked account lets nobody in.
+/// Counts a try with a password; whether it lets the user in. A locked account lets nobody in. Every try costs one
+/// durable write, so that its time tells nothing.
 pub(crate) async fn count_attempt(state: &AppState, id: UserId, right: bool, now: Time) -> Result<bool, Problem> {
     let mut tx = state.store().write().await?;
     // Read again: others may have tried meanwhile.
-    let Some(known) = store::user::credentials_fetch(tx.conn(), id).await? else { return Ok(false) };
-    let Some(after) = known.attempts.after(right, now) else {
-        tracing::info!(user.id = %id, "a locked user tried to log in");
-        return Ok(false);
-    };
-    store::user::attempts_put(&mut tx, id, after).await?;
+    let known = store::user::credentials_fetch(tx.conn(), id).await?;
+    let after = known.and_then(|known| known.attempts.after(right, now));
+    match after {
+        Some(after) => store::user::attempts_put(&mut tx, id, after).await?,
+        None => store::user::decoy_put(&mut tx, now).await?,
+    }
     tx.commit().await?;
-    if after.is_locked(now) {
+    if after.is_some_and(|after| after.is_locked(now)) {
         tracing::warn!(user.id = %id, "user locked after too many wrong passwords");
     }
-    Ok(right)
+    Ok(right && after.is_some())
 }
 
 /// The body of `POST /token/node`.

@@ -20,10 +20,10 @@ use super::path::Id;
 use super::problem::Problem;
 use super::scope::{self, Columns};
 use crate::authn::password::check_policy;
+use crate::authz::Target;
 use crate::authz::action::{ChangePassword, CreateUser, DeleteUser, EditUser, ViewUser};
 use crate::authz::grant::{grant, grant_roles};
 use crate::authz::rule::RuleSet;
-use crate::authz::Target;
 use crate::config::Secret;
 use crate::store::filter::Filter;
 use crate::store::identity::user_rights;
@@ -324,10 +324,7 @@ async fn rights(
     // Ids of roles that do not exist are skipped, as stock servers do.
     let known: BTreeSet<RoleId> = records.iter().map(|role| role.id).collect();
     let roles = after.0.into_iter().filter(|id| before.0.contains(id) || known.contains(id)).collect();
-    Ok(Rights {
-        roles: grant_roles(&caller.actor, by_roles, roles)?,
-        rules: grant(&caller.actor, before.1, after.1)?,
-    })
+    Ok(Rights { roles: grant_roles(&caller.actor, by_roles, roles)?, rules: grant(&caller.actor, before.1, after.1)? })
 }
 
 /// Refuses to tell of a user whom the caller may not see.
@@ -382,4 +379,3 @@ fn check_person(firstname: Option<&str>, lastname: Option<&str>) -> Result<(), P
     }
     Ok(())
 }
-

@@ -79,10 +79,7 @@ pub(crate) async fn members(
     let rows = filter::all(conn, columns, "collaboration_organization", &filter, "1, 2").await?;
     let mut found: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for row in rows {
-        found
-            .entry(CollaborationId::new(row.try_get(0)?))
-            .or_default()
-            .insert(OrganizationId::new(row.try_get(1)?));
+        found.entry(CollaborationId::new(row.try_get(0)?)).or_default().insert(OrganizationId::new(row.try_get(1)?));
     }
     Ok(found)
 }

@@ -117,11 +117,8 @@ async fn container(conn: &mut AnyConnection, subject: &ContainerSubject) -> Resu
         who: Who::Container(Container {
             run: RunId::new(row.try_get(0)?),
             task: subject.task_id,
-            node: subject.node_id,
             collaboration,
             image: subject.image.clone(),
-            study: subject.study_id,
-            store: subject.store_id,
         }),
         organization: subject.organization_id,
         collaborations: BTreeSet::from([collaboration]),

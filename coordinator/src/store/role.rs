@@ -154,8 +154,7 @@ async fn rules_replace(tx: &mut Tx, id: RoleId, rules: Granted) -> Result<()> {
 
 /// How many users have the role.
 pub(crate) async fn role_users(conn: &mut AnyConnection, id: RoleId) -> Result<i64> {
-    let row =
-        sqlx::query("SELECT COUNT(*) FROM user_role WHERE role_id = $1").bind(id.get()).fetch_one(conn).await?;
+    let row = sqlx::query("SELECT COUNT(*) FROM user_role WHERE role_id = $1").bind(id.get()).fetch_one(conn).await?;
     Ok(row.try_get(0)?)
 }
 

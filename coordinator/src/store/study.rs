@@ -102,11 +102,8 @@ pub(crate) async fn study_update(
     organizations: &BTreeSet<OrganizationId>,
 ) -> Result<()> {
     let id = permit.subject();
-    let done = sqlx::query("UPDATE study SET name = $1 WHERE id = $2")
-        .bind(name)
-        .bind(id.get())
-        .execute(tx.conn())
-        .await?;
+    let done =
+        sqlx::query("UPDATE study SET name = $1 WHERE id = $2").bind(name).bind(id.get()).execute(tx.conn()).await?;
     expect_one(done.rows_affected())?;
     sqlx::query("DELETE FROM study_organization WHERE study_id = $1").bind(id.get()).execute(tx.conn()).await?;
     for organization in organizations {

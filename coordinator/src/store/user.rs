@@ -149,13 +149,22 @@ fn credentials(row: &AnyRow) -> Result<Credentials> {
 
 /// Remembers a try to log in.
 pub(crate) async fn attempts_put(tx: &mut Tx, id: UserId, attempts: Attempts) -> Result<()> {
-    let done =
-        sqlx::query("UPDATE user_account SET failed_login_attempts = $1, last_login_attempt = $2 WHERE id = $3")
-            .bind(attempts.failed)
-            .bind(attempts.last.map(Time::micros))
-            .bind(id.get())
-            .execute(tx.conn())
-            .await?;
+    let done = sqlx::query("UPDATE user_account SET failed_login_attempts = $1, last_login_attempt = $2 WHERE id = $3")
+        .bind(attempts.failed)
+        .bind(attempts.last.map(Time::micros))
+        .bind(id.get())
+        .execute(tx.conn())
+        .await?;
+    expect_one(done.rows_affected())
+}
+
+/// Does the work of [`attempts_put`] where there is nothing to remember.
+pub(crate) async fn decoy_put(tx: &mut Tx, now: Time) -> Result<()> {
+    let done = sqlx::query("UPDATE decoy SET touched_at = $1 WHERE id = $2")
+        .bind(now.micros())
+        .bind(1_i64)
+        .execute(tx.conn())
+        .await?;
     expect_one(done.rows_affected())
 }
 
@@ -205,16 +214,15 @@ pub(crate) async fn user_update(
     rights: Option<&Rights>,
 ) -> Result<()> {
     let id = permit.subject();
-    let done = sqlx::query(
-        "UPDATE user_account SET username = $1, firstname = $2, lastname = $3, email = $4 WHERE id = $5",
-    )
-    .bind(&details.username)
-    .bind(details.firstname.as_deref())
-    .bind(details.lastname.as_deref())
-    .bind(details.email.as_deref())
-    .bind(id.get())
-    .execute(tx.conn())
-    .await?;
+    let done =
+        sqlx::query("UPDATE user_account SET username = $1, firstname = $2, lastname = $3, email = $4 WHERE id = $5")
+            .bind(&details.username)
+            .bind(details.firstname.as_deref())
+            .bind(details.lastname.as_deref())
+            .bind(details.email.as_deref())
+            .bind(id.get())
+            .execute(tx.conn())
+            .await?;
     expect_one(done.rows_affected())?;
     match rights {
         Some(rights) => rights_replace(tx, id, rights).await,

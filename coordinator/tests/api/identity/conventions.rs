@@ -108,6 +108,9 @@ async fn the_coordinator_says_what_it_is() {
 async fn a_body_beyond_the_limit_is_refused() {
     let federation = Federation::with(1, false, |config| config.limits.request_body = "64KiB".parse().unwrap()).await;
     let body = json!({"name": "a".repeat(70_000)});
-    let answer = federation.post(&federation.root, "/organization", body).await;
+    let answer = federation.post(&federation.root, "/organization", body.clone()).await;
     assert_eq!(answer.expect(413)["code"], "body_too_large");
+    // A stranger's is not even read.
+    let answer = federation.ask(Method::POST, "/organization", None, Some(body), &[]).await;
+    assert_eq!(answer.expect(401)["code"], "token_missing");
 }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -104,4 +105,57 @@ async fn what_is_held_open_is_dropped_without_an_answer_when_the_process_ends() 
     // Cut or closed, but at an end.
     let _ = stream.read_to_end(&mut rest).await;
     start(directory.path()).await.shutdown().await;
+}
+
+/// The program itself.
+fn program(arguments: &[&str]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_twinmesh-coordinator"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+#[tokio::test]
+async fn the_program_starts_refuses_a_second_one_and_stops_when_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let start = ["start", "--data-dir", data.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    let mut running = program(&start).env("TWINMESH_ROOT_PASSWORD", "Correct-Horse-1").spawn().unwrap();
+    let ready = data.join("coordinator.json");
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !ready.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    waited.await.expect("the coordinator becomes ready");
+    assert!(!data.join("root-password").exists());
+
+    let second = program(&start).output().await.unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another coordinator runs"));
+
+    let pid = running.id().unwrap().to_string();
+    let told = tokio::process::Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status().await.unwrap();
+    assert!(told.success());
+    let ended = tokio::time::timeout(Duration::from_secs(2), running.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(0));
+    assert!(!ready.exists());
+}
+
+#[tokio::test]
+async fn the_settings_are_checked_and_shown_without_secrets() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("coordinator.toml");
+    std::fs::write(&file, "[root]\npassword = \"Correct-Horse-1\"\n[tokens]\naccess_for = \"2h\"\n").unwrap();
+    let path = file.to_str().unwrap();
+    let shown = program(&["config", "show", "--config", path]).output().await.unwrap();
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(text.contains("access_for = \"2h\"") && !text.contains("Horse"), "{text}");
+    let by_environment = program(&["config", "show"]).env("COORDINATOR__TOKENS__ACCESS_FOR", "3h").output().await;
+    assert!(String::from_utf8(by_environment.unwrap().stdout).unwrap().contains("access_for = \"3h\""));
+
+    std::fs::write(&file, "lisen = 1").unwrap();
+    let checked = program(&["config", "check", "--config", path]).output().await.unwrap();
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&checked.stderr).contains("lisen"));
+    assert_eq!(program(&["nonsense"]).output().await.unwrap().status.code(), Some(2));
 }
