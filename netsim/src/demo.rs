@@ -136,12 +136,12 @@ fn how_to_talk(federation: &Federation) -> anyhow::Result<String> {
     crate::process::write_private(&password, &federation.password)?;
     let program = this_program()?;
     let mut text = String::from("\nThe federation is still running. From another terminal:\n\n");
-    let _ = writeln!(text, "  export TWINMESH_HOME={home}");
-    let _ = writeln!(text, "  alias twinmesh='{program} twinmesh'    # or: cargo build --release -p twinmesh-client");
+    let _ = writeln!(text, "  export TWINMESH_HOME={home} TWINMESH_KEY={}", federation.researcher_key);
+    let _ = writeln!(text, "  twinmesh() {{ {program} twinmesh \"$@\"; }}");
     let _ = writeln!(
         text,
-        "  twinmesh login {} {RESEARCHER} --key {} --password-stdin < {password}",
-        federation.url, federation.researcher_key
+        "  twinmesh login {} --username {RESEARCHER} --password-stdin < {password}",
+        federation.url
     );
     let _ = writeln!(text, "  twinmesh status");
     let _ = writeln!(
