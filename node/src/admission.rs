@@ -133,12 +133,11 @@ impl Judge<'_> {
             Some((signed, manifest)) => self.root(signed, manifest, task, now).await?,
             None => (format!("job-{}", task.job_id), Vec::new()),
         };
-        let from = match &signed {
-            Some((signed, manifest)) => {
-                Some(Correspondent { organization_id: manifest.initiator, key: *signed.key(), nonce: manifest.nonce })
-            }
-            None => None,
-        };
+        let from = signed.as_ref().map(|(signed, manifest)| Correspondent {
+            organization_id: manifest.initiator,
+            key: *signed.key(),
+            nonce: manifest.nonce,
+        });
         let input = self
             .home
             .read(Direction::Input, from.as_ref(), input)

@@ -70,7 +70,7 @@ impl FromStr for Size {
 
 /// Writes with the largest unit that divides the number.
 fn write_largest(f: &mut fmt::Formatter<'_>, number: u64, units: &[(&str, u64)]) -> fmt::Result {
-    let fitting = units.iter().filter(|(_, factor)| number >= *factor && number % factor == 0);
+    let fitting = units.iter().filter(|(_, factor)| number >= *factor && number.is_multiple_of(*factor));
     match fitting.max_by_key(|(_, factor)| *factor) {
         Some((name, factor)) => write!(f, "{}{name}", number / factor),
         None => write!(f, "{number}{}", units.iter().find(|(_, factor)| *factor == 1).map_or("", |(name, _)| name)),

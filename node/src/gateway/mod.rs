@@ -286,6 +286,3 @@ async fn read_body(body: Body) -> Result<Bytes, Failure> {
         )
     })
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,5 +1,7 @@
 //! The daemon against a scripted coordinator, with runs as threads.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests: what fails is a fault of the test")]
+
 mod coordinator;
 
 use std::{
