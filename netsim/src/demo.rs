@@ -138,11 +138,7 @@ fn how_to_talk(federation: &Federation) -> anyhow::Result<String> {
     let mut text = String::from("\nThe federation is still running. From another terminal:\n\n");
     let _ = writeln!(text, "  export TWINMESH_HOME={home} TWINMESH_KEY={}", federation.researcher_key);
     let _ = writeln!(text, "  twinmesh() {{ {program} twinmesh \"$@\"; }}");
-    let _ = writeln!(
-        text,
-        "  twinmesh login {} --username {RESEARCHER} --password-stdin < {password}",
-        federation.url
-    );
+    let _ = writeln!(text, "  twinmesh login {} --username {RESEARCHER} --password-stdin < {password}", federation.url);
     let _ = writeln!(text, "  twinmesh status");
     let _ = writeln!(
         text,

@@ -112,7 +112,7 @@ impl Judge<'_> {
 
         let signed = match &task.manifest {
             Some(signed) => {
-                let manifest = self.verify(signed, task, input, &labels, initiator, now).await?;
+                let manifest = self.verify(signed, task, input, initiator, now).await?;
                 Some((signed, manifest))
             }
             None if self.policy.require_signed_tasks => {
@@ -166,7 +166,6 @@ impl Judge<'_> {
         signed: &SignedManifest,
         task: &Task,
         input: &str,
-        labels: &[String],
         initiator: OrganizationId,
         now: Time,
     ) -> Result<TaskManifest, AdmissionError> {
@@ -181,9 +180,8 @@ impl Judge<'_> {
                 refuse(&format!("organization {signer} signed, organization {initiator} is said to ask")).into()
             );
         }
-        if manifest.databases != labels {
-            let signed = manifest.databases.join(", ");
-            return Err(refuse(&format!("its databases are `{}`, signed are `{signed}`", labels.join(", "))).into());
+        if manifest.databases != task.databases {
+            return Err(refuse(&"its databases, or what is asked of them, are others").into());
         }
         if manifest.parent.is_some() != task.parent.is_some() {
             let text =

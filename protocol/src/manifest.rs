@@ -10,9 +10,10 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest::Digest;
-use crate::id::{CollaborationId, OrganizationId};
+use crate::id::{CollaborationId, OrganizationId, UserId};
 use crate::signed::{Signed, Statement};
 use crate::time::Time;
+use crate::wire::TaskDatabase;
 
 /// The version of the manifest's form.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -104,12 +105,14 @@ pub struct TaskManifest {
     pub image: String,
     /// The function that the inputs name.
     pub function: String,
-    /// The labels of the databases it may read.
-    pub databases: Vec<String>,
+    /// The databases it may read, with everything that was asked of them.
+    pub databases: Vec<TaskDatabase>,
     /// Who is to run it, each organization once.
     pub receivers: Vec<Receiver>,
     /// Who asks.
     pub initiator: OrganizationId,
+    /// The initiator's user who asks; none in subtasks.
+    pub user_id: Option<UserId>,
     /// The digest of the parent task's manifest, for subtasks.
     pub parent: Option<Digest>,
     /// What subtasks it may make; none if absent.
@@ -266,8 +269,8 @@ impl TaskManifest {
         {
             return beyond(format!("organization {}", receiver.organization_id));
         }
-        if let Some(label) = self.databases.iter().find(|label| !parent_manifest.databases.contains(label)) {
-            return beyond(format!("database `{label}`"));
+        if let Some(asked) = self.databases.iter().find(|asked| !parent_manifest.databases.contains(asked)) {
+            return beyond(format!("database `{}` with {}", asked.label, asked.parameters));
         }
         if self.not_after > parent_manifest.not_after {
             return beyond("it lives longer".into());
@@ -302,9 +305,10 @@ mod tests {
             collaboration_id: CollaborationId::new(1),
             image: "twinmesh/builtin:0.1.0".into(),
             function: "summary".into(),
-            databases: vec!["default".into()],
+            databases: vec![database("default", "{}")],
             receivers: vec![Receiver { organization_id: OrganizationId::new(2), input_sha256: Digest::of(b"input") }],
             initiator: OrganizationId::new(3),
+            user_id: Some(UserId::new(9)),
             parent: None,
             delegation: Some(Delegation {
                 functions: ["summary_partial".to_owned()].into(),
@@ -314,6 +318,10 @@ mod tests {
             issued_at: 1_000_000,
             not_after: 1_003_600,
         }
+    }
+
+    fn database(label: &str, parameters: &str) -> TaskDatabase {
+        TaskDatabase { label: label.into(), parameters: parameters.into() }
     }
 
     fn check(manifest: &TaskManifest, seconds: i64) -> Result<(), ManifestError> {
@@ -329,18 +337,18 @@ mod tests {
         let json = serde_json::to_value(&signed).unwrap();
         let body = crate::payload::from_text(json["body"].as_str().unwrap()).unwrap();
         let expected = concat!(
-            r#"{"collaboration_id":1,"databases":["default"],"delegation":{"functions":["summary_partial"],"#,
+            r#"{"collaboration_id":1,"databases":[{"label":"default","parameters":"{}"}],"delegation":{"functions":["summary_partial"],"#,
             r#""organizations":[2,3]},"function":"summary","image":"twinmesh/builtin:0.1.0","initiator":3,"#,
             r#""issued_at":1000000,"nonce":"07070707070707070707070707070707","not_after":1003600,"parent":null,"#,
             r#""receivers":[{"input_sha256":"c96c6d5be8d08a12e7b5cdc1b207fa6b2430974c86803d8891675e76fd992c20","#,
-            r#""organization_id":2}],"version":1}"#
+            r#""organization_id":2}],"user_id":9,"version":1}"#
         );
         assert_eq!(String::from_utf8(body).unwrap(), expected);
         // Made with `openssl pkeyutl -sign -rawin`: Ed25519 is deterministic (RFC 8032 §5.1.6).
         assert_eq!(json["signature"], VECTOR_SIGNATURE);
     }
     const VECTOR_SIGNATURE: &str =
-        "HpDuIVQz4cS+Xp87+1hvvIMXdJqNfS2H+EuM9d466eiyeN14AL2c9ddlMj6GjqRe+Q2BGT1nCJK9ziZX3tEwAQ==";
+        "oNOPJYbP6oCXVeJb6kcYnYY+DyMxSGaYT+AhDz38YnuvOwDQmGof40/pUbMA3DcOiaOanrQz9kw0b/BDq4T6BA==";
 
     #[test]
     fn a_signed_manifest_reads_back_and_any_change_is_noticed() {
@@ -434,7 +442,8 @@ mod tests {
             TaskManifest { image: "other".into(), ..subtask.clone() },
             TaskManifest { initiator: OrganizationId::new(3), ..subtask.clone() },
             TaskManifest { function: "summary".into(), ..subtask.clone() },
-            TaskManifest { databases: vec!["secret".into()], ..subtask.clone() },
+            TaskManifest { databases: vec![database("secret", "{}")], ..subtask.clone() },
+            TaskManifest { databases: vec![database("default", r#"{"query":"select 1"}"#)], ..subtask.clone() },
             TaskManifest { not_after: 1_003_601, ..subtask.clone() },
             TaskManifest {
                 delegation: Some(Delegation { functions: ["x".to_owned()].into(), organizations: [].into() }),

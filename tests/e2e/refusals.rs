@@ -15,7 +15,7 @@ use twinmesh_protocol::payload;
 use twinmesh_protocol::sealed::{Direction, SealContext, seal};
 use twinmesh_protocol::signed::Signed;
 use twinmesh_protocol::status::RunStatus;
-use twinmesh_protocol::wire::{NewTask, NewTaskDatabase, NewTaskOrganization};
+use twinmesh_protocol::wire::{NewTask, NewTaskDatabase, NewTaskOrganization, TaskDatabase};
 
 use crate::lab::{Lab, only};
 
@@ -153,9 +153,10 @@ async fn post_by_hand(lab: &Lab, signer: &OrganizationKey, sealed_to: &Organizat
         collaboration_id: collaboration,
         image: twinmesh_algorithms::IMAGE.into(),
         function: "summary_partial".into(),
-        databases: vec![DATABASE.into()],
+        databases: vec![TaskDatabase { label: DATABASE.into(), parameters: "{}".into() }],
         receivers: vec![Receiver { organization_id: organization, input_sha256: Digest::of(input.as_bytes()) }],
         initiator: organization,
+        user_id: None,
         parent: None,
         delegation: None,
         nonce,

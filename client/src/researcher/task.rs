@@ -9,7 +9,7 @@ use twinmesh_protocol::manifest::{Delegation, MANIFEST_VERSION, Nonce, Receiver,
 use twinmesh_protocol::payload;
 use twinmesh_protocol::sealed::{Direction, SealContext, seal};
 use twinmesh_protocol::signed::Signed;
-use twinmesh_protocol::wire::{Many, NewTask, NewTaskDatabase, NewTaskOrganization, Organization, Task};
+use twinmesh_protocol::wire::{Many, NewTask, NewTaskDatabase, NewTaskOrganization, Organization, Task, TaskDatabase};
 
 use super::{Client, ClientError, Members};
 use crate::clock;
@@ -214,9 +214,10 @@ impl Client {
             collaboration_id: request.collaboration,
             image: request.image.clone(),
             function: request.function.clone(),
-            databases: request.databases.iter().map(|database| database.label.clone()).collect(),
+            databases: request.databases.iter().cloned().map(TaskDatabase::from).collect(),
             receivers: signed,
             initiator: self.organization.id,
+            user_id: Some(self.user.id),
             parent: None,
             delegation,
             nonce,

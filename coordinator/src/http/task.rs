@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use serde_json::json;
 use twinmesh_protocol::id::{OrganizationId, TaskId};
 use twinmesh_protocol::manifest::SignedManifest;
-use twinmesh_protocol::wire::NewTask;
+use twinmesh_protocol::wire::{NewTask, TaskDatabase};
 
 pub(crate) use self::list::scope as list_scope;
 use super::AppState;
@@ -164,7 +164,7 @@ async fn find_repeated(
 
 fn is_repeat(request: &NewTask, found: &TaskRecord, inputs: &[(OrganizationId, String)], caller: &Caller) -> bool {
     let asked = request.organizations.iter().map(|entry| (entry.id, entry.input.as_str()));
-    let databases = request.databases.iter().flatten().cloned().map(ledger::open::task_database);
+    let databases = request.databases.iter().flatten().cloned().map(TaskDatabase::from);
     let same_caller = match caller.actor.container() {
         Some(container) => found.parent_id == Some(container.task),
         None => found.parent_id.is_none() && found.init_user == caller.actor.user(),

@@ -10,6 +10,7 @@ use twinmesh_protocol::key::{KeyError, PublicKey};
 use twinmesh_protocol::manifest::{ManifestError, SignedManifest};
 use twinmesh_protocol::signed::SignedError;
 use twinmesh_protocol::time::Time;
+use twinmesh_protocol::wire::TaskDatabase;
 
 use super::open::OpenedTask;
 
@@ -104,11 +105,10 @@ pub(crate) fn check(
     if let Some(receiver) = manifest.receivers.iter().find(|entry| !asked.contains(&entry.organization_id)) {
         return Err(ManifestRefusal::MissingReceiver(receiver.organization_id));
     }
-    let labels: Vec<_> = task.databases.iter().map(|database| database.label.clone()).collect();
-    if labels != manifest.databases {
+    if task.databases != manifest.databases {
         return Err(ManifestRefusal::OtherDatabases {
-            asked: labels.join(", "),
-            signed: manifest.databases.join(", "),
+            asked: in_words(&task.databases),
+            signed: in_words(&manifest.databases),
         });
     }
     let parent = context.parent.map(SignedManifest::digest);
@@ -120,4 +120,11 @@ pub(crate) fn check(
         manifest.check_within(parent, &parent.read_unverified()?)?;
     }
     Ok(())
+}
+
+/// Databases and what was asked of them, for people.
+fn in_words(databases: &[TaskDatabase]) -> String {
+    let words: Vec<_> =
+        databases.iter().map(|database| format!("{} {}", database.label, database.parameters)).collect();
+    words.join(", ")
 }

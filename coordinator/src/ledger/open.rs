@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId, JobId, OrganizationId, StudyId, TaskId, UserId};
 use twinmesh_protocol::manifest::SignedManifest;
 use twinmesh_protocol::payload::{PayloadForm, classify};
-use twinmesh_protocol::wire::{FieldErrors, NewTask, NewTaskDatabase, TaskDatabase};
+use twinmesh_protocol::wire::{FieldErrors, NewTask, TaskDatabase};
 
 /// The longest name of a task, in characters (contract A.7).
 const MAX_NAME_CHARS: usize = 128;
@@ -334,7 +334,7 @@ pub(crate) fn open_task(
         init_org: asker.organization,
         init_user: asker.user,
         store_id,
-        databases: request.databases.unwrap_or_default().into_iter().map(task_database).collect(),
+        databases: request.databases.unwrap_or_default().into_iter().map(TaskDatabase::from).collect(),
         inputs,
         manifest: request.manifest,
     })
@@ -446,18 +446,6 @@ fn check_inputs(
         }
     }
     Ok(())
-}
-
-/// Everything but the label becomes compact JSON text (contract A.5).
-#[must_use]
-pub(crate) fn task_database(asked: NewTaskDatabase) -> TaskDatabase {
-    let label = asked.label.clone();
-    let mut parameters = match serde_json::to_value(asked) {
-        Ok(serde_json::Value::Object(parameters)) => parameters,
-        Ok(_) | Err(_) => serde_json::Map::new(),
-    };
-    parameters.remove("label");
-    TaskDatabase { label, parameters: serde_json::Value::Object(parameters).to_string() }
 }
 
 #[cfg(test)]

@@ -231,7 +231,7 @@ impl Report {
             line("", format!("{} ({}) in {}", finding.marker, finding.form, finding.file));
         }
         let verdict = if self.ok {
-            "Every value agrees with the pooled data (counts exactly, other values to 1e-9)."
+            "Every value agrees with the pooled data: counts exactly, others to 1e-9 or the reference's last digit."
         } else {
             "Something is not as it must be: see DIFFERS, FOUND or the bytes above."
         };

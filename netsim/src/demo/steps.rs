@@ -175,7 +175,8 @@ async fn survival(federation: &Federation, measured: &mut Measured) -> anyhow::R
             .iter()
             .map(|point| anyhow::Ok((number(&point["time"])?, number(&point["survival"])?)))
             .collect::<anyhow::Result<_>>()?;
-        curves.push(Curve { label: format!("{label}, median {} days", found["median"]), mark, steps });
+        let label = format!("{label}, median {:.0} days", number(&found["median"])?);
+        curves.push(Curve { label, mark, steps });
     }
     let all = &all["groups"]["all"];
     let mut notes = vec!["All patients: survival at some days, federated and pooled.".to_owned()];

@@ -48,6 +48,7 @@ fn manifest(function: &str, receiver: OrganizationId, initiator: OrganizationId)
         databases: vec![],
         receivers: vec![Receiver { organization_id: receiver, input_sha256: Digest::of(input(function).as_bytes()) }],
         initiator,
+        user_id: None,
         parent: None,
         delegation: None,
         nonce: Nonce::new([1; 16]),

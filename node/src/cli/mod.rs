@@ -162,11 +162,15 @@ async fn perform(command: Command) -> anyhow::Result<Exit> {
 }
 
 async fn start(path: &Utf8Path, stop_runs_on_exit: bool) -> anyhow::Result<Exit> {
-    let config = Config::load(path)?;
-    let runtime = sandbox_runtime(&config).await?;
+    // Heard from the beginning, so that a start that is called off leaves nothing behind.
     let mut stopped = std::pin::pin!(stop_signal()?);
+    let config = Config::load(path)?;
+    let start = async {
+        let runtime = sandbox_runtime(&config).await?;
+        anyhow::Ok(Node::start(config, Parts::new(runtime)).await?)
+    };
     let mut running = tokio::select! {
-        running = Node::start(config, Parts::new(runtime)) => running?,
+        running = start => running?,
         () = &mut stopped => return Ok(Exit::Done),
     };
     let failed = tokio::select! {
@@ -183,7 +187,11 @@ async fn start(path: &Utf8Path, stop_runs_on_exit: bool) -> anyhow::Result<Exit>
 
 /// The sandbox as configured.
 async fn sandbox_runtime(config: &Config) -> anyhow::Result<Arc<dyn Runtime>> {
-    let settings = sandbox::Settings { lite: config.runtime.lite, ..sandbox::Settings::default() };
+    let state = &config.state_directory;
+    crate::journal::make_private_directory(state)
+        .with_context(|| format!("cannot write to the state directory `{state}`"))?;
+    let settings =
+        sandbox::Settings { lite: config.runtime.lite, scratch: Some(state.clone()), ..sandbox::Settings::default() };
     let minimum = match config.runtime.minimum {
         Minimum::Full => sandbox::Minimum::Full,
         Minimum::Lite => sandbox::Minimum::Lite,

@@ -297,7 +297,7 @@ pub enum ConfigError {
 impl Config {
     /// Reads the file, and the environment over it.
     ///
-    /// Relative paths in the result are as written; [`Config::resolve`] takes them from the file's folder.
+    /// Relative paths are taken from the file's folder.
     ///
     /// # Errors
     ///
@@ -309,7 +309,9 @@ impl Config {
         let figment = Figment::from(Toml::file(path.as_std_path())).merge(Env::prefixed("NODE__").split("__"));
         let mut config: Self =
             figment.extract().map_err(|errors| ConfigError::Invalid { problem: explain(&errors, path) })?;
-        if let Some(folder) = path.parent() {
+        let absolute =
+            camino::absolute_utf8(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        if let Some(folder) = absolute.parent() {
             config.resolve(folder);
         }
         config.check()?;

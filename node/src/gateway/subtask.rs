@@ -13,7 +13,7 @@ use twinmesh_protocol::{
     payload,
     sealed::Direction,
     signed::Signed,
-    wire::{NewTask, Task},
+    wire::{NewTask, Task, TaskDatabase},
 };
 
 use super::{Failure, Gateway, answer, forward::patiently};
@@ -139,9 +139,10 @@ impl Gateway {
             collaboration_id: home.collaboration_id,
             image: new.image.clone(),
             function: function.unwrap_or_default(),
-            databases: new.databases.iter().flatten().map(|database| database.label.clone()).collect(),
+            databases: new.databases.iter().flatten().cloned().map(TaskDatabase::from).collect(),
             receivers,
             initiator: home.organization_id,
+            user_id: None,
             parent: Some(parent.digest()),
             // What the initiator granted holds for the whole job; each level is checked against the one above.
             delegation: parent_manifest.delegation.clone(),

@@ -46,12 +46,14 @@ pub struct Settings {
     pub group: u32,
     /// Whether to make no namespaces even where they are possible.
     pub lite: bool,
+    /// Where probes keep their files while they try; the system's temporary folder if absent.
+    pub scratch: Option<Utf8PathBuf>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         // 65534 is `nobody` on every distribution.
-        Self { program: "/proc/self/exe".into(), user: 65534, group: 65534, lite: false }
+        Self { program: "/proc/self/exe".into(), user: 65534, group: 65534, lite: false, scratch: None }
     }
 }
 
@@ -255,7 +257,11 @@ pub(crate) struct About {
 }
 
 async fn try_confinement(settings: &Settings, confinement: Confinement) -> Result<(), String> {
-    let directory = tempfile::tempdir().map_err(|error| format!("cannot make a temporary directory: {error}"))?;
+    let directory = match &settings.scratch {
+        Some(folder) => tempfile::tempdir_in(folder),
+        None => tempfile::tempdir(),
+    };
+    let directory = directory.map_err(|error| format!("cannot make a temporary directory: {error}"))?;
     let path = Utf8Path::from_path(directory.path()).ok_or("the temporary directory's name is not UTF-8")?;
     let spec = RunSpec {
         run_id: RunId::new(0),

@@ -30,6 +30,7 @@ use twinmesh_protocol::{
     payload,
     sealed::{self, Direction, SealContext},
     signed::Signed,
+    wire::TaskDatabase,
 };
 
 pub(crate) const COLLABORATION: CollaborationId = CollaborationId::new(1);
@@ -175,9 +176,14 @@ impl Coordinator {
                 collaboration_id: COLLABORATION,
                 image: draft.image.clone(),
                 function: draft.method.clone(),
-                databases: draft.databases.clone(),
+                databases: draft
+                    .databases
+                    .iter()
+                    .map(|label| TaskDatabase { label: label.clone(), parameters: "{}".into() })
+                    .collect(),
                 receivers: vec![Receiver { organization_id: HOME, input_sha256: Digest::of(input.as_bytes()) }],
                 initiator: RESEARCHER,
+                user_id: None,
                 parent: None,
                 delegation: draft.delegation.clone(),
                 nonce,

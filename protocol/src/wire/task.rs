@@ -124,6 +124,19 @@ pub struct NewTaskDatabase {
     pub arguments: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
+impl From<NewTaskDatabase> for TaskDatabase {
+    /// Everything but the label becomes compact JSON text with sorted keys (contract A.5).
+    fn from(asked: NewTaskDatabase) -> Self {
+        let label = asked.label.clone();
+        let mut parameters = match serde_json::to_value(asked) {
+            Ok(serde_json::Value::Object(parameters)) => parameters,
+            Ok(_) | Err(_) => serde_json::Map::new(),
+        };
+        parameters.remove("label");
+        Self { label, parameters: serde_json::Value::Object(parameters).to_string() }
+    }
+}
+
 /// A step before the algorithm sees the data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

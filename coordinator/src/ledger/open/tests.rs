@@ -1,5 +1,5 @@
 use twinmesh_protocol::payload::to_text;
-use twinmesh_protocol::wire::NewTaskOrganization;
+use twinmesh_protocol::wire::{NewTaskDatabase, NewTaskOrganization};
 
 use super::*;
 

@@ -8,6 +8,7 @@ use twinmesh_protocol::id::{CollaborationId, OrganizationId};
 use twinmesh_protocol::key::OrganizationKey;
 use twinmesh_protocol::manifest::{Delegation, MANIFEST_VERSION, Nonce, Receiver, TaskManifest};
 use twinmesh_protocol::signed::Signed;
+use twinmesh_protocol::wire::TaskDatabase;
 
 use super::federation::{DEADLINE, Federation, IMAGE, id, plain, sealed};
 
@@ -183,7 +184,7 @@ fn manifest(federation: &Federation, inputs: &[(i64, String)]) -> TaskManifest {
         collaboration_id: CollaborationId::new(federation.collaboration),
         image: IMAGE.into(),
         function: "central".into(),
-        databases: vec!["default".into()],
+        databases: vec![TaskDatabase { label: "default".into(), parameters: "{}".into() }],
         receivers: inputs
             .iter()
             .map(|(organization, input)| Receiver {
@@ -192,6 +193,7 @@ fn manifest(federation: &Federation, inputs: &[(i64, String)]) -> TaskManifest {
             })
             .collect(),
         initiator: OrganizationId::new(federation.members[0].organization),
+        user_id: None,
         parent: None,
         delegation: Some(Delegation {
             functions: ["partial".to_owned()].into(),
