@@ -97,7 +97,7 @@ pub enum JournalError {
     /// There is no room; nothing was written.
     #[error("the node's disk is full: the journal cannot be written. Free some space under its state directory")]
     Full,
-    /// The manifest was accepted before, under another run.
+    /// The manifest was accepted before, and this is no further attempt at the run that it was accepted for.
     #[error("the manifest was accepted before, as run {run_id}")]
     Replayed { run_id: RunId },
     #[error("no external port is free: {used} are in use")]
@@ -191,28 +191,33 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// [`JournalError::Replayed`] when its manifest was accepted for another run; [`JournalError::Full`].
+    /// [`JournalError::Replayed`] when its manifest was accepted for another run, or for this one, which has been delivered
+    /// and forgotten since; [`JournalError::Full`].
     pub async fn run_begin(&self, new: &Acceptance, attempt: u32, now: Time) -> Result<Record, JournalError> {
         let mut transaction = self.pool.begin().await?;
-        if let Some((digest, not_after)) = new.manifest {
-            sqlx::query("INSERT INTO manifest (digest, run_id, not_after) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
-                .bind(digest.to_string())
-                .bind(new.run_id.get())
-                .bind(not_after)
-                .execute(&mut *transaction)
-                .await?;
-            let owner: i64 = sqlx::query_scalar("SELECT run_id FROM manifest WHERE digest = ?")
-                .bind(digest.to_string())
-                .fetch_one(&mut *transaction)
-                .await?;
-            if owner != new.run_id.get() {
-                return Err(JournalError::Replayed { run_id: RunId::new(owner) });
-            }
-        }
         let known: Option<i64> = sqlx::query_scalar("SELECT attempts FROM run WHERE run_id = ?")
             .bind(new.run_id.get())
             .fetch_optional(&mut *transaction)
             .await?;
+        if let Some((digest, not_after)) = new.manifest {
+            let owner: Option<i64> = sqlx::query_scalar("SELECT run_id FROM manifest WHERE digest = ?")
+                .bind(digest.to_string())
+                .fetch_optional(&mut *transaction)
+                .await?;
+            match owner {
+                None => {
+                    sqlx::query("INSERT INTO manifest (digest, run_id, not_after) VALUES (?, ?, ?)")
+                        .bind(digest.to_string())
+                        .bind(new.run_id.get())
+                        .bind(not_after)
+                        .execute(&mut *transaction)
+                        .await?;
+                }
+                // Another attempt at a run that goes on.
+                Some(owner) if owner == new.run_id.get() && known.is_some() => {}
+                Some(owner) => return Err(JournalError::Replayed { run_id: RunId::new(owner) }),
+            }
+        }
         let details = serde_json::to_string(&new.details)
             .map_err(|error| JournalError::Entry { run_id: new.run_id.get(), problem: error.to_string() })?;
         if known.is_none() {

@@ -73,6 +73,20 @@ async fn a_manifest_is_accepted_for_one_run_only_even_after_it_is_forgotten() {
 }
 
 #[tokio::test]
+async fn a_run_that_was_delivered_and_forgotten_is_not_begun_again_under_its_own_id() {
+    let (_folder, path) = directory();
+    let journal = Journal::open(&path, None).await.unwrap();
+    journal.run_begin(&acceptance(7), 1, at(10)).await.unwrap();
+    journal.run_begin(&acceptance(7), 2, at(10)).await.unwrap();
+    journal.run_finish(&end(7, ""), at(11)).await.unwrap();
+    journal.run_delivered(RunId::new(7), at(12)).await.unwrap();
+    journal.run_forget(RunId::new(7), at(13)).await.unwrap();
+    let error = journal.run_begin(&acceptance(7), 1, at(14)).await.unwrap_err();
+    assert!(matches!(error, JournalError::Replayed { run_id } if run_id == RunId::new(7)), "{error}");
+    assert!(journal.run_fetch(RunId::new(7)).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn the_first_end_of_a_run_is_the_one_that_stays() {
     let (_folder, path) = directory();
     let journal = Journal::open(&path, None).await.unwrap();
