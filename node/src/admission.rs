@@ -14,7 +14,7 @@ use twinmesh_protocol::{
 use crate::{
     config::Algorithm,
     journal::Details,
-    policy::{Policy, Request},
+    policy::{Policy, Request, Requester},
     sealing::{Correspondent, Home},
     trust::{Sources, TrustError},
 };
@@ -60,6 +60,15 @@ pub struct Judge<'a> {
     pub sources: &'a dyn Sources,
 }
 
+/// What a task belongs to, as its root says.
+struct Job {
+    /// The name of the job's mesh.
+    mesh: String,
+    /// The organizations that may take part, where somebody signed who they are.
+    members: Vec<OrganizationId>,
+    requester: Requester,
+}
+
 fn not_allowed(reason: impl Into<String>) -> Refusal {
     Refusal { status: RunStatus::NotAllowed, reason: reason.into() }
 }
@@ -96,12 +105,7 @@ impl Judge<'_> {
             .map(|link| OrganizationId::new(link.id))
             .ok_or_else(|| not_allowed("the task does not say which organization asks"))?;
         let labels: Vec<String> = task.databases.iter().map(|database| database.label.clone()).collect();
-        let request = Request {
-            image: &task.image,
-            user: task.init_user.as_ref().map(|link| UserId::new(link.id)),
-            organization: initiator,
-            databases: &labels,
-        };
+        let request = Request { image: &task.image, databases: &labels };
         self.policy.check(request).map_err(|refusal| not_allowed(refusal.to_string()))?;
         let algorithm = self
             .policy
@@ -129,10 +133,19 @@ impl Judge<'_> {
             }
             None => None,
         };
-        let members = match &signed {
+        // Who asks is who signed the root of the job; the coordinator's word counts only where nobody signs.
+        let job = match &signed {
             Some((signed, manifest)) => self.root(signed, manifest, task, now).await?,
-            None => (format!("job-{}", task.job_id), Vec::new()),
+            None => Job {
+                mesh: format!("job-{}", task.job_id),
+                members: Vec::new(),
+                requester: Requester {
+                    organization: initiator,
+                    user: task.init_user.as_ref().map(|link| UserId::new(link.id)),
+                },
+            },
         };
+        self.policy.check_requester(job.requester).map_err(|refusal| not_allowed(refusal.to_string()))?;
         let from = signed.as_ref().map(|(signed, manifest)| Correspondent {
             organization_id: manifest.initiator,
             key: *signed.key(),
@@ -150,8 +163,8 @@ impl Judge<'_> {
                 image: task.image.clone(),
                 initiator,
                 manifest: signed.as_ref().map(|(signed, _)| (*signed).clone()),
-                mesh: members.0,
-                members: members.1,
+                mesh: job.mesh,
+                members: job.members,
             },
             manifest: signed.map(|(signed, manifest)| (signed.digest(), manifest.not_after)),
             input,
@@ -204,15 +217,15 @@ impl Judge<'_> {
             .map_err(|error| not_allowed(format!("{error} (the key pinned for organization {initiator})")))?)
     }
 
-    /// Walks up to the task that a person made: verifies that each subtask stays within its parent. Returns the name and
-    /// the members of the job's mesh.
+    /// Walks up to the task that a person made: verifies that each subtask stays within its parent.
     async fn root(
         &self,
         signed: &SignedManifest,
         manifest: &TaskManifest,
         task: &Task,
         now: Time,
-    ) -> Result<(String, Vec<OrganizationId>), AdmissionError> {
+    ) -> Result<Job, AdmissionError> {
+        let mut ancestors = Vec::new();
         let mut signed = signed.clone();
         let mut manifest = manifest.clone();
         let mut parent_id = task.parent.as_ref().map(|link| TaskId::new(link.id));
@@ -221,7 +234,15 @@ impl Judge<'_> {
                 if manifest.parent.is_some() {
                     return Err(not_allowed("a parent of the task is missing").into());
                 }
-                return Ok((signed.digest().to_string(), manifest.participants().into_iter().collect()));
+                // Now that the whole way up is known to be right.
+                for (id, ancestor) in ancestors {
+                    self.sources.keep_ancestor(id, ancestor);
+                }
+                return Ok(Job {
+                    mesh: signed.digest().to_string(),
+                    members: manifest.participants().into_iter().collect(),
+                    requester: Requester { organization: manifest.initiator, user: manifest.user_id },
+                });
             };
             let ancestor = self.sources.ancestor(id).await.map_err(|error| {
                 if error.is_transient() {
@@ -230,7 +251,8 @@ impl Judge<'_> {
                     not_allowed(format!("the parent task {id} cannot be had: {error}")).into()
                 }
             })?;
-            let parent = ancestor.manifest.ok_or_else(|| not_allowed(format!("the parent task {id} is not signed")))?;
+            let parent =
+                ancestor.manifest.clone().ok_or_else(|| not_allowed(format!("the parent task {id} is not signed")))?;
             let unverified =
                 parent.read_unverified().map_err(|error| not_allowed(format!("the parent task {id}: {error}")))?;
             let parent_manifest = self.verify_signature(&parent, unverified.initiator).await?;
@@ -239,6 +261,7 @@ impl Judge<'_> {
             signed = parent;
             manifest = parent_manifest;
             parent_id = ancestor.parent_id;
+            ancestors.push((id, ancestor));
         }
         Err(not_allowed(format!("the task is a subtask more than {MAX_DEPTH} levels deep")).into())
     }

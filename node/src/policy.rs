@@ -6,14 +6,19 @@ use twinmesh_protocol::id::{OrganizationId, UserId};
 
 use crate::config::{Algorithm, BUILTIN_IMAGE, Config};
 
-/// The part of a task that policies look at.
+/// What a task wants of this node.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     pub image: &'a str,
-    pub user: Option<UserId>,
-    pub organization: OrganizationId,
     /// The labels of the databases it wants.
     pub databases: &'a [String],
+}
+
+/// Who asks for a job: its first task's user and their organization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requester {
+    pub organization: OrganizationId,
+    pub user: Option<UserId>,
 }
 
 /// The rules in effect.
@@ -74,7 +79,7 @@ impl Policy {
         }
     }
 
-    /// Whether the task may be run here.
+    /// Whether what the task wants may be had here.
     ///
     /// # Errors
     ///
@@ -86,14 +91,6 @@ impl Policy {
                 allowed: self.allowed_algorithms.clone(),
             });
         }
-        let user = self.allowed_users.as_ref().map(|users| request.user.is_some_and(|user| users.contains(&user)));
-        let organization = self.allowed_organizations.as_ref().map(|ids| ids.contains(&request.organization));
-        match (user, organization) {
-            (None, None) | (Some(true), _) | (_, Some(true)) => {}
-            (Some(false), _) | (None, Some(false)) => {
-                return Err(PolicyRefusal::Requester { user: request.user, organization: request.organization });
-            }
-        }
         let mut seen = BTreeSet::new();
         for label in request.databases {
             if !self.databases.contains(label) {
@@ -104,6 +101,21 @@ impl Policy {
             }
         }
         Ok(())
+    }
+
+    /// Whether tasks of this user and organization are run here.
+    ///
+    /// # Errors
+    ///
+    /// When neither is allowed.
+    pub fn check_requester(&self, requester: Requester) -> Result<(), PolicyRefusal> {
+        let Requester { organization, user } = requester;
+        let by_user = self.allowed_users.as_ref().map(|users| user.is_some_and(|user| users.contains(&user)));
+        let by_organization = self.allowed_organizations.as_ref().map(|ids| ids.contains(&organization));
+        match (by_user, by_organization) {
+            (None, None) | (Some(true), _) | (_, Some(true)) => Ok(()),
+            (Some(false), _) | (None, Some(false)) => Err(PolicyRefusal::Requester { user, organization }),
+        }
     }
 
     /// How an image is run.
@@ -131,7 +143,7 @@ pub(crate) mod tests {
     }
 
     fn request<'a>(image: &'a str, databases: &'a [String]) -> Request<'a> {
-        Request { image, user: Some(UserId::new(3)), organization: OrganizationId::new(4), databases }
+        Request { image, databases }
     }
 
     #[test]
@@ -156,7 +168,8 @@ pub(crate) mod tests {
             ("[policies]\nallowed_users = []", false),
         ] {
             let policy = Policy::new(&config(extra), true);
-            assert_eq!(policy.check(request(BUILTIN_IMAGE, &[])).is_ok(), allowed, "{extra}");
+            let requester = Requester { user: Some(UserId::new(3)), organization: OrganizationId::new(4) };
+            assert_eq!(policy.check_requester(requester).is_ok(), allowed, "{extra}");
         }
     }
 

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Mutex};
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -26,6 +26,7 @@ fn key(organization: OrganizationId) -> OrganizationKey {
 #[derive(Default)]
 struct World {
     ancestors: BTreeMap<TaskId, Ancestor>,
+    kept: Mutex<Vec<TaskId>>,
 }
 
 #[async_trait]
@@ -36,6 +37,10 @@ impl Sources for World {
 
     async fn ancestor(&self, task_id: TaskId) -> Result<Ancestor, TrustError> {
         Ok(self.ancestors.get(&task_id).cloned().unwrap_or(Ancestor { manifest: None, parent_id: None }))
+    }
+
+    fn keep_ancestor(&self, task_id: TaskId, _: Ancestor) {
+        self.kept.lock().unwrap().push(task_id);
     }
 }
 
@@ -73,13 +78,18 @@ fn run(function: &str, signed: &SignedManifest, initiator: OrganizationId, paren
 }
 
 async fn admit(world: &World, run: &Run) -> Result<Admitted, AdmissionError> {
+    admit_with(world, run, "").await
+}
+
+/// With further policies.
+async fn admit_with(world: &World, run: &Run, policies: &str) -> Result<Admitted, AdmissionError> {
     let home = Home {
         organization_id: HOME,
         collaboration_id: CollaborationId::new(1),
         encrypted: false,
         key: Some(key(HOME)),
     };
-    let policy = Policy::new(&config("[policies]\nrequire_signed_tasks = true"), false);
+    let policy = Policy::new(&config(&format!("[policies]\nrequire_signed_tasks = true\n{policies}")), false);
     Judge { home: &home, policy: &policy, sources: world }.admit(run, NOW).await
 }
 
@@ -94,7 +104,7 @@ fn family() -> (World, SignedManifest) {
     };
     let parent = Signed::sign(&parent, &key(RESEARCHER)).unwrap();
     let ancestor = Ancestor { manifest: Some(parent.clone()), parent_id: None };
-    (World { ancestors: [(TaskId::new(4), ancestor)].into() }, parent)
+    (World { ancestors: [(TaskId::new(4), ancestor)].into(), ..World::default() }, parent)
 }
 
 fn subtask(parent: &SignedManifest, function: &str, signer: OrganizationId) -> Run {
@@ -109,6 +119,25 @@ async fn a_subtask_of_a_central_function_is_admitted_into_the_mesh_of_its_root()
     assert_eq!(admitted.details.mesh, parent.digest().to_string());
     assert_eq!(admitted.details.members, [HOME, CENTRAL]);
     assert_eq!(admitted.details.initiator, CENTRAL);
+    assert_eq!(*world.kept.lock().unwrap(), [TaskId::new(4)]);
+}
+
+#[tokio::test]
+async fn who_asks_is_who_signed_the_root_whatever_the_coordinator_says() {
+    let (world, parent) = family();
+    let subtask = subtask(&parent, "partial", CENTRAL);
+    admit_with(&world, &subtask, "allowed_organizations = [2]").await.unwrap();
+    let refusal = admit_with(&world, &subtask, "allowed_organizations = [3]").await.unwrap_err().to_string();
+    assert!(refusal.contains("organization 2") && refusal.contains("allowed_organizations"), "{refusal}");
+    // The coordinator says that user 5 made the task; signed is user 6, or nobody.
+    for (user_id, allowed, is_admitted) in
+        [(Some(6), "[6]", true), (Some(6), "[5]", false), (None, "[5]", false), (None, "[6]", false)]
+    {
+        let manifest = TaskManifest { user_id: user_id.map(UserId::new), ..manifest("echo", HOME, RESEARCHER) };
+        let run = run("echo", &Signed::sign(&manifest, &key(RESEARCHER)).unwrap(), RESEARCHER, None);
+        let admitted = admit_with(&World::default(), &run, &format!("allowed_users = {allowed}")).await;
+        assert_eq!(admitted.is_ok(), is_admitted, "{user_id:?} {allowed}: {admitted:?}");
+    }
 }
 
 #[tokio::test]
@@ -132,6 +161,7 @@ async fn a_parent_that_somebody_else_signed_counts_for_nothing() {
     world.ancestors.insert(TaskId::new(4), Ancestor { manifest: Some(forged.clone()), parent_id: None });
     let refusal = admit(&world, &subtask(&forged, "partial", CENTRAL)).await.unwrap_err().to_string();
     assert!(refusal.contains("pinned for organization 2"), "{refusal}");
+    assert!(world.kept.lock().unwrap().is_empty(), "what is wrong is not remembered");
 }
 
 #[tokio::test]

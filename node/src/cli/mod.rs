@@ -1,6 +1,7 @@
 //! The command line of `twinmesh-node`.
 
 mod doctor;
+mod pin;
 mod status;
 
 use std::{
@@ -17,6 +18,7 @@ use twinmesh_client::{
     ApiError,
     key::{KeyCreation, create_organization_key},
 };
+use twinmesh_protocol::id::OrganizationId;
 
 use crate::{
     config::{Config, Minimum},
@@ -87,6 +89,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Whose keys this node believes: those of the members at its first start, and those pinned since.
+    Pin {
+        #[command(subcommand)]
+        command: PinCommand,
+    },
     /// Look at the configuration.
     Config {
         #[command(subcommand)]
@@ -95,6 +102,33 @@ enum Command {
     /// Try everything that the node needs, and say how to mend what fails. Changes nothing.
     #[command(after_help = "Example: twinmesh-node doctor --config node.toml")]
     Doctor {
+        /// The configuration file.
+        #[arg(long)]
+        config: Utf8PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PinCommand {
+    /// Print the pinned keys: organization, fingerprint, name, and whether a person confirmed it.
+    #[command(after_help = "Example: twinmesh-node pin list --config node.toml")]
+    List {
+        /// The configuration file.
+        #[arg(long)]
+        config: Utf8PathBuf,
+    },
+    /// Believe the key of an organization that joined after the node's first start, or that has a new key.
+    ///
+    /// A node that runs sees it at once.
+    #[command(
+        after_help = "Example: twinmesh-node pin add 5 --fingerprint 0123456789abcdef0123456789abcdef --config node.toml"
+    )]
+    Add {
+        /// The organization's id.
+        organization: OrganizationId,
+        /// The key's fingerprint, as the organization itself told you.
+        #[arg(long)]
+        fingerprint: Option<String>,
         /// The configuration file.
         #[arg(long)]
         config: Utf8PathBuf,
@@ -148,6 +182,10 @@ async fn perform(command: Command) -> anyhow::Result<Exit> {
         Command::Start { config, stop_runs_on_exit } => start(&config, stop_runs_on_exit).await,
         Command::CreatePrivateKey { output, force } => create_private_key(&output, force),
         Command::Status { config, json } => status::show(&Config::load(&config)?, json),
+        Command::Pin { command: PinCommand::List { config } } => pin::list(&config),
+        Command::Pin { command: PinCommand::Add { organization, fingerprint, config } } => {
+            pin::add(&config, organization, fingerprint.as_deref()).await
+        }
         Command::Config { command: ConfigCommand::Check { config } } => {
             Config::load(&config)?;
             say(&format!("{config} is valid"));

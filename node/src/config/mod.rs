@@ -55,7 +55,8 @@ pub struct Config {
     /// Further variables for every run; they win over the node's own.
     #[serde(default)]
     pub algorithm_env: BTreeMap<String, String>,
-    /// The keys of other organizations by their id: a PEM text or a fingerprint. Others are pinned on first sight.
+    /// The keys of other organizations by their id: a PEM text or a fingerprint. Of others, those are
+    /// believed that were in the collaboration when the node first started, or that `twinmesh-node pin add` accepted.
     #[serde(default)]
     pub pins: BTreeMap<String, String>,
     /// Whether the last lines of a failed run's output go to the coordinator, where they are not encrypted. By default only in

@@ -19,6 +19,7 @@ use crate::{
     journal::{Acceptance, JournalError, Record},
     mesh::Membership,
     runtime::{Entry, Layout, RunHandle, RunSpec, Secret},
+    trust::Sources as _,
 };
 
 /// How long a coordinator that is away is waited for in the middle of a start.
@@ -84,13 +85,21 @@ async fn try_begin(shared: &Arc<Shared>, run: &Run, attempt: u32) -> Result<Begu
         admitted.algorithm.ports.clear();
     }
     if admitted.details.members.is_empty() && !admitted.algorithm.ports.is_empty() {
-        // Nobody signed who takes part, so everybody in the collaboration may.
+        // Nobody signed who takes part, so everybody in the collaboration may whom this node knows.
         let organizations = shared
             .api
             .organization_list(Some(shared.home.collaboration_id))
             .await
             .map_err(|error| Stop::Later(error.into()))?;
-        admitted.details.members = organizations.into_iter().map(|organization| organization.id).collect();
+        for organization in organizations {
+            match shared.keyring.key(organization.id).await {
+                Ok(_) => admitted.details.members.push(organization.id),
+                Err(error) if error.is_transient() => return Err(Stop::Later(error.into())),
+                Err(error) => {
+                    tracing::warn!(organization.id = %organization.id, %error, "not a twin of runs here");
+                }
+            }
+        }
     }
     let acceptance = Acceptance {
         run_id: run.id,

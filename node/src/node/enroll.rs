@@ -120,6 +120,15 @@ pub(super) async fn settle_keys(
     Ok(Some(key))
 }
 
+/// At the node's first start, takes the collaboration's members for known.
+pub(super) async fn enrol(identity: &Identity, api: &Api, keyring: &Keyring) -> Result<(), StartError> {
+    if keyring.is_enrolled(identity.collaboration_id)? {
+        return Ok(());
+    }
+    let members = retry(|| api.organization_list(Some(identity.collaboration_id))).await?;
+    Ok(keyring.enrol(identity.collaboration_id, &members)?)
+}
+
 fn describe(encrypted: bool) -> &'static str {
     if encrypted { "encrypted" } else { "not encrypted" }
 }

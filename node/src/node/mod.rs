@@ -163,6 +163,7 @@ impl Node {
         let identity = enroll::identify(&api, &api_key).await?;
         let keyring = Arc::new(Keyring::open(api.clone(), clock.clone(), &config, &directory)?);
         let key = enroll::settle_keys(&config, &identity, &api, &keyring, clock()).await?;
+        enroll::enrol(&identity, &api, &keyring).await?;
         let stop = CancellationToken::new();
         let (meshes, presence) = match &key {
             Some(key) => {

@@ -97,6 +97,14 @@ impl Hospital {
         Node::start(self.config(extra), Parts::new(Arc::new(runtime))).await.unwrap()
     }
 
+    /// Pins the researcher's key from the command line.
+    async fn pin(&self, fingerprint: &str) -> std::process::ExitCode {
+        let path = self.path("node.toml");
+        std::fs::write(&path, toml::to_string(&self.config("")).unwrap()).unwrap();
+        let words = ["twinmesh-node", "pin", "add", "2", "--fingerprint", fingerprint, "--config", path.as_str()];
+        twinmesh_node::cli::run(words.map(Into::into)).await
+    }
+
     fn starts(&self) -> usize {
         self.starts.load(Ordering::SeqCst)
     }
@@ -186,7 +194,7 @@ async fn whatever_was_not_signed_like_this_is_refused_by_name() {
             let (_, other_input, _) = coordinator.build(&good);
             coordinator.record(task, &other_input, manifest.as_ref())
         }),
-        ("databases are", {
+        ("its databases", {
             let (mut task, input, manifest) = coordinator.build(&good);
             task["databases"] = json!([]);
             coordinator.record(task, &input, manifest.as_ref())
@@ -341,4 +349,52 @@ async fn a_wrong_setting_stops_the_start_with_its_name() {
     config.api_key = Some("another".into());
     let error = Node::start(config, runtime()).await.unwrap_err().to_string();
     assert!(error.contains("API key"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_that_joins_later_is_a_stranger_until_a_person_pins_its_key() {
+    let hospital = Hospital::new(true).await;
+    let coordinator = &hospital.coordinator;
+    coordinator.world().is_small = true;
+    let node = hospital.start().await;
+    coordinator.world().is_small = false;
+    let run = coordinator.post(&coordinator.draft("echo"));
+    let report = coordinator.finished(run).await;
+    let fingerprint = coordinator.state.researcher_key.public().fingerprint();
+    assert_eq!(report["status"], "not allowed", "{report}");
+    let log = report["log"].as_str().unwrap();
+    let command = format!("twinmesh-node pin add 2 --fingerprint {}", fingerprint.replace(' ', ""));
+    assert!(log.contains(&command) && log.contains(&fingerprint), "{log}");
+
+    // Neither a restart nor another fingerprint changes that.
+    node.shutdown(OnStop::KillRuns).await;
+    let node = hospital.start().await;
+    let run = coordinator.post(&coordinator.draft("echo"));
+    assert_eq!(coordinator.finished(run).await["status"], "not allowed");
+    assert_eq!(hospital.pin(&"0".repeat(32)).await, std::process::ExitCode::FAILURE);
+    let run = coordinator.post(&coordinator.draft("echo"));
+    assert_eq!(coordinator.finished(run).await["status"], "not allowed");
+
+    // The running node sees what was pinned beside it.
+    assert_eq!(hospital.pin(&fingerprint).await, std::process::ExitCode::SUCCESS);
+    let run = coordinator.post(&coordinator.draft("echo"));
+    let report = coordinator.finished(run).await;
+    assert_eq!(report["status"], "completed", "{report}");
+    assert_eq!(hospital.starts(), 1);
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_a_key_at_the_first_start_may_bring_one_later() {
+    let hospital = Hospital::new(true).await;
+    let coordinator = &hospital.coordinator;
+    let key = coordinator.world().keys.remove(&coordinator::RESEARCHER.get()).unwrap();
+    let node = hospital.start().await;
+    node.shutdown(OnStop::KillRuns).await;
+    let node = hospital.start().await;
+    coordinator.world().keys.insert(coordinator::RESEARCHER.get(), key);
+    let run = coordinator.post(&coordinator.draft("echo"));
+    let report = coordinator.finished(run).await;
+    assert_eq!(report["status"], "completed", "{report}");
+    node.shutdown(OnStop::KillRuns).await;
 }
