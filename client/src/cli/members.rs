@@ -102,7 +102,7 @@ pub(super) async fn user(context: &Context<'_>, verb: UserVerb) -> anyhow::Resul
                 vec![
                     user.id.into(),
                     (&user.username).into(),
-                    full_name(user).into(),
+                    Cell::optional(Some(full_name(user))),
                     Cell::optional(user.email.as_ref()),
                     Cell::optional(organization),
                     output.ago(user.last_seen),
@@ -156,10 +156,10 @@ fn show_user(context: &Context<'_>, user: &User, roles: &str) -> anyhow::Result<
         vec![
             ("id", user.id.into()),
             ("username", (&user.username).into()),
-            ("name", full_name(user).into()),
+            ("name", Cell::optional(Some(full_name(user)))),
             ("email", Cell::optional(user.email.as_ref())),
             ("organization", Cell::optional(user.organization.as_ref().map(|link| link.id))),
-            ("roles", roles.into()),
+            ("roles", Cell::optional(Some(roles))),
             ("last seen", context.output.ago(user.last_seen)),
         ],
     )

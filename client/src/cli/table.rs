@@ -20,9 +20,10 @@ impl Cell {
         Self { style, ..Self::from(text) }
     }
 
-    /// The text, or a dash where there is none.
+    /// The text, or a dash where there is none or it is blank.
     pub(super) fn optional(text: Option<impl ToString>) -> Self {
-        text.map_or_else(|| Self::from("-"), Self::from)
+        let text = text.map(|text| text.to_string()).filter(|text| !text.trim().is_empty());
+        Self::from(text.as_deref().unwrap_or("-"))
     }
 
     fn width(&self) -> usize {
@@ -90,6 +91,13 @@ mod tests {
         table.row(["1".into(), "hospital-a".into(), Cell::styled("online", Style::Good)]);
         table.row(["12".into(), "b".into()]);
         assert_eq!(table.render(Paint::off()), "ID  NAME        STATUS\n1   hospital-a  online\n12  b\n");
+    }
+
+    #[test]
+    fn what_is_blank_is_a_dash() {
+        for blank in [None, Some(""), Some("  ")] {
+            assert_eq!(Cell::optional(blank), Cell::from("-"));
+        }
     }
 
     #[test]
