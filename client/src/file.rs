@@ -28,6 +28,18 @@ pub(crate) fn create_private_directory(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
+/// Keeps other processes that ask the same from changing a file, until the answer is dropped.
+pub(crate) fn lock(path: &Path) -> io::Result<File> {
+    if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        create_private_directory(directory)?;
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let lock = File::options().create(true).truncate(false).write(true).open(PathBuf::from(name))?;
+    lock.lock()?;
+    Ok(lock)
+}
+
 fn write_temporary(path: &Path, content: &[u8]) -> io::Result<(PathBuf, PathBuf)> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),

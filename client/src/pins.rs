@@ -3,6 +3,9 @@
 //! A coordinator hands out public keys, and could hand out its own. So the first key seen of an organization is
 //! pinned, and another one is refused until a person replaced the pin, having compared fingerprints with the
 //! organization by other means. In the same way a collaboration seen encrypted is never again believed to be plain.
+//!
+//! A coordinator could as well invent an organization whose key is its own. So an encrypted collaboration's members are
+//! those of its first sight: a later one is refused until a person pinned its key.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -69,6 +72,22 @@ pub enum PinError {
         /// The collaboration's name.
         collaboration: String,
     },
+    /// An organization that joined an encrypted collaboration after its first sight, and whose key nobody vouched for.
+    #[error(
+        "organization `{organization}` was not in collaboration `{collaboration}` when this was seen first, and nobody \
+         vouched for its key {found}: ask the organization by other means whether the key is its own, then pin it with \
+         `{}`", pin_command(.organization, *.id, .found)
+    )]
+    Newcomer {
+        /// The organization's name.
+        organization: String,
+        /// Its id.
+        id: OrganizationId,
+        /// The collaboration's name.
+        collaboration: String,
+        /// The fingerprint of the key shown.
+        found: String,
+    },
     /// The file cannot be read.
     #[error("cannot read the pinned keys in `{path}`")]
     Read {
@@ -127,6 +146,8 @@ struct Content {
     pins: Vec<Pin>,
     #[serde(default)]
     encrypted_collaborations: BTreeSet<CollaborationId>,
+    #[serde(default)]
+    members: BTreeMap<CollaborationId, BTreeSet<OrganizationId>>,
 }
 
 /// Pinned keys, in a file or only in memory.
@@ -137,13 +158,21 @@ pub struct PinStore {
     path: Option<PathBuf>,
     pins: BTreeMap<OrganizationId, Pin>,
     encrypted_collaborations: BTreeSet<CollaborationId>,
+    /// Who was in a collaboration at its first sight.
+    members: BTreeMap<CollaborationId, BTreeSet<OrganizationId>>,
 }
 
 impl PinStore {
     /// A store that ends with the process.
     #[must_use]
     pub const fn in_memory() -> Self {
-        Self { path: None, pins: BTreeMap::new(), encrypted_collaborations: BTreeSet::new() }
+        Self { path: None, pins: BTreeMap::new(), encrypted_collaborations: BTreeSet::new(), members: BTreeMap::new() }
+    }
+
+    /// The file; none for a store that ends with the process.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// Opens a store; a file that does not exist is an empty one.
@@ -203,12 +232,82 @@ impl PinStore {
         if let Some(pin) = self.pins.get(&organization) {
             return known(pin, name, found);
         }
-        let pin =
-            Pin { organization_id: organization, name: name.into(), key: found, pinned_at: now, is_confirmed: false };
-        self.pins.insert(organization, pin);
+        self.insert(organization, name, found, now);
         self.save()?;
-        tracing::info!(organization.id = %organization, "pinned the key {} of `{name}` on first sight", found.fingerprint());
         Ok(Seen::First)
+    }
+
+    fn insert(&mut self, organization: OrganizationId, name: &str, key: OrganizationPublicKey, now: Time) {
+        let pin = Pin { organization_id: organization, name: name.into(), key, pinned_at: now, is_confirmed: false };
+        self.pins.insert(organization, pin);
+        tracing::info!(organization.id = %organization, "pinned the key {} of `{name}` on first sight", key.fingerprint());
+    }
+
+    /// Remembers who is in a collaboration and pins the keys that they show, when the collaboration is seen for the
+    /// first time; whoever shows no usable key then is still remembered, and pinned when it does. Does nothing later.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn first_sight(
+        &mut self,
+        collaboration: CollaborationId,
+        members: &[Organization],
+        now: Time,
+    ) -> Result<(), PinError> {
+        if self.members.contains_key(&collaboration) {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        self.reload()?;
+        // Another process may have seen it in the meantime.
+        if self.members.contains_key(&collaboration) {
+            return Ok(());
+        }
+        for member in members {
+            if let Ok(key) = shown_key(member)
+                && !self.pins.contains_key(&member.id)
+            {
+                self.insert(member.id, &member.name, key, now);
+            }
+        }
+        self.members.insert(collaboration, members.iter().map(|member| member.id).collect());
+        self.save()
+    }
+
+    /// Whether an organization may be trusted as a member: it was one at the first sight of the collaboration, or a
+    /// person vouches for its key. A key that was pinned on sight of another collaboration does not suffice.
+    #[must_use]
+    pub fn is_admitted(&self, collaboration: CollaborationId, organization: OrganizationId) -> bool {
+        let is_member = self.members.get(&collaboration).is_some_and(|members| members.contains(&organization));
+        is_member || self.pins.get(&organization).is_some_and(|pin| pin.is_confirmed)
+    }
+
+    /// Compares the key that the coordinator shows for a member of a collaboration with the pinned one. Pins it when the
+    /// organization was a member at first sight, but had no key then.
+    ///
+    /// # Errors
+    /// When the organization shows no usable key or another one, joined later without anybody vouching for its key, or the store cannot
+    /// be written.
+    pub fn check_member(
+        &mut self,
+        collaboration: (CollaborationId, &str),
+        member: &Organization,
+        now: Time,
+    ) -> Result<(OrganizationPublicKey, Seen), PinError> {
+        let found = shown_key(member)?;
+        if !self.is_admitted(collaboration.0, member.id) {
+            // A person may have pinned it by another process.
+            self.reload()?;
+        }
+        if !self.is_admitted(collaboration.0, member.id) {
+            return Err(PinError::Newcomer {
+                organization: member.name.clone(),
+                id: member.id,
+                collaboration: collaboration.1.into(),
+                found: found.fingerprint(),
+            });
+        }
+        self.check_key(member.id, &member.name, found, now).map(|seen| (found, seen))
     }
 
     /// Pins a key that a person vouches for, instead of any before.
@@ -229,7 +328,8 @@ impl PinStore {
         self.save()
     }
 
-    /// Forgets the pin of an organization; the next key seen is pinned. `false` when there was none.
+    /// Forgets the pin of an organization; `false` when there was none. The next key seen is pinned if the organization
+    /// was a member of the collaboration at first sight.
     ///
     /// # Errors
     /// When the store cannot be written.
@@ -269,6 +369,7 @@ impl PinStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.pins.clear();
                 self.encrypted_collaborations.clear();
+                self.members.clear();
                 return Ok(());
             }
             Err(source) => return Err(PinError::Read { path: path.clone(), source }),
@@ -280,6 +381,7 @@ impl PinStore {
         }
         self.pins = content.pins.into_iter().map(|pin| (pin.organization_id, pin)).collect();
         self.encrypted_collaborations = content.encrypted_collaborations;
+        self.members = content.members;
         Ok(())
     }
 
@@ -291,6 +393,7 @@ impl PinStore {
             version: VERSION,
             pins: self.pins.values().cloned().collect(),
             encrypted_collaborations: self.encrypted_collaborations.clone(),
+            members: self.members.clone(),
         };
         let write = |source| PinError::Write { path: path.clone(), source };
         let mut bytes = serde_json::to_vec_pretty(&content).map_err(|error| write(error.into()))?;
@@ -303,15 +406,7 @@ impl PinStore {
         let Some(path) = &self.path else {
             return Ok(None);
         };
-        let lock = || {
-            if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                file::create_private_directory(directory)?;
-            }
-            let lock = File::options().create(true).truncate(false).write(true).open(lock_path(path))?;
-            lock.lock()?;
-            Ok(lock)
-        };
-        lock().map(Some).map_err(|source| PinError::Write { path: path.clone(), source })
+        file::lock(path).map(Some).map_err(|source| PinError::Write { path: path.clone(), source })
     }
 }
 
@@ -338,10 +433,12 @@ fn known(pin: &Pin, name: &str, found: OrganizationPublicKey) -> Result<Seen, Pi
     Err(PinError::Mismatch { organization: name.into(), pinned: pin.key.fingerprint(), found: found.fingerprint() })
 }
 
-fn lock_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    name.into()
+/// A name is written by others and meant to be pasted into a shell: one that needs quotes gives way to the id.
+fn pin_command(name: &str, id: OrganizationId, fingerprint: &str) -> String {
+    let is_word = |character: char| character.is_alphanumeric() || matches!(character, '-' | '_' | '.');
+    let is_plain = !name.is_empty() && !name.starts_with('-') && name.chars().all(is_word);
+    let name = if is_plain { name.into() } else { id.to_string() };
+    format!("twinmesh organization pin {name} --fingerprint '{fingerprint}'")
 }
 
 #[cfg(test)]
@@ -402,6 +499,62 @@ mod tests {
         store.check_encryption(id, "demo", false).unwrap();
         store.check_encryption(id, "demo", true).unwrap();
         assert!(matches!(store.check_encryption(id, "demo", false), Err(PinError::Downgrade { .. })));
+    }
+
+    fn organization(id: i64, name: &str, public_key: String) -> Organization {
+        let link = String::new;
+        Organization {
+            id: OrganizationId::new(id),
+            name: name.into(),
+            domain: None,
+            address1: None,
+            address2: None,
+            zipcode: None,
+            country: None,
+            public_key,
+            collaborations: link(),
+            nodes: link(),
+            users: link(),
+            tasks: link(),
+            runs: link(),
+            studies: link(),
+        }
+    }
+
+    #[test]
+    fn members_are_those_of_the_first_sight_until_a_person_pins_another() {
+        const TRIAL: (CollaborationId, &str) = (CollaborationId::new(1), "trial");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pins.json");
+        let mut store = PinStore::open(&path).unwrap();
+        let (early, keyless) = (organization(2, "early", key(2).to_api()), organization(3, "keyless", String::new()));
+        store.first_sight(TRIAL.0, &[early.clone(), keyless.clone()], NOW).unwrap();
+        assert!(matches!(store.check_member(TRIAL, &keyless, NOW), Err(PinError::NoKey { .. })));
+
+        let late = organization(4, "late", key(4).to_api());
+        let mut again = PinStore::open(&path).unwrap();
+        again.first_sight(TRIAL.0, &[early.clone(), keyless, late.clone()], NOW).unwrap();
+        assert_eq!(again.check_member(TRIAL, &early, NOW).unwrap(), (key(2), Seen::Known));
+        // Seen elsewhere is not vouched for.
+        again.first_sight(CollaborationId::new(2), std::slice::from_ref(&late), NOW).unwrap();
+        let with_key = organization(3, "keyless", key(3).to_api());
+        assert_eq!(again.check_member(TRIAL, &with_key, NOW).unwrap(), (key(3), Seen::First));
+        let error = again.check_member(TRIAL, &late, NOW).unwrap_err().to_string();
+        let command = format!("twinmesh organization pin late --fingerprint '{}'", key(4).fingerprint());
+        for part in ["organization `late`", "collaboration `trial`", &command] {
+            assert!(error.contains(part), "{error}");
+        }
+
+        store.set(late.id, &late.name, key(4), NOW).unwrap();
+        assert_eq!(again.check_member(TRIAL, &late, NOW).unwrap(), (key(4), Seen::Known));
+    }
+
+    #[test]
+    fn a_name_cannot_put_words_into_the_command_that_a_person_copies() {
+        for name in ["a'; rm -rf ~; '", "$(reboot)", "a b", "-x", "", "a\nb"] {
+            let command = pin_command(name, HOSPITAL, "0f1e");
+            assert_eq!(command, "twinmesh organization pin 2 --fingerprint '0f1e'");
+        }
     }
 
     #[test]
