@@ -13,6 +13,7 @@ mod clock;
 pub mod events;
 mod file;
 pub mod key;
+mod made;
 pub mod pins;
 pub mod researcher;
 

@@ -19,8 +19,10 @@ use twinmesh_protocol::wire::{Collaboration, Many, Organization, User};
 use crate::api::{Api, ApiError, retry};
 use crate::clock;
 use crate::key::{Upload, UploadError, upload_organization_key};
-use crate::pins::PinStore;
+use crate::made::MadeTasks;
+use crate::pins::{PinError, PinStore};
 
+pub use crate::made::MadeError;
 pub use content::Content;
 pub use error::{ClientError, RunError};
 pub use result::{RunOutcome, TaskResults};
@@ -38,12 +40,13 @@ pub struct Client {
     organization: Organization,
     key: Option<OrganizationKey>,
     pins: Mutex<PinStore>,
+    made: Mutex<MadeTasks>,
     patience: Duration,
 }
 
 impl Client {
     /// Takes up the work of the user who is logged in at `api`. Without a key only collaborations that are not
-    /// encrypted can be worked with.
+    /// encrypted can be worked with. What was signed for the tasks made here is kept beside the pinned keys.
     ///
     /// # Errors
     /// When nobody is logged in, or the coordinator cannot be asked about them.
@@ -54,7 +57,8 @@ impl Client {
             return Err(ClientError::NoOrganization { user: user.username });
         };
         let organization = api.organization_get(OrganizationId::new(link.id)).await?;
-        Ok(Self { api, user, organization, key, pins: Mutex::new(pins), patience: PATIENCE })
+        let made = MadeTasks::beside(pins.path());
+        Ok(Self { api, user, organization, key, pins: Mutex::new(pins), made: Mutex::new(made), patience: PATIENCE })
     }
 
     /// Sets how long the coordinator may be away before a request is given up; 5 min if not set.
@@ -116,7 +120,14 @@ impl Client {
         Ok(upload)
     }
 
-    /// A collaboration with its organizations. Refuses one that was encrypted and is shown as plain.
+    /// The tasks made here.
+    fn made(&self) -> MutexGuard<'_, MadeTasks> {
+        // A panic elsewhere leaves the list whole.
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A collaboration with its organizations, who are pinned when it is seen for the first time. Refuses one that was
+    /// encrypted and is shown as plain.
     async fn collaboration(&self, id: CollaborationId) -> Result<Members, ClientError> {
         let collaboration = retry(self.patience, || self.api.collaboration_get(id)).await?;
         self.pins().check_encryption(id, &collaboration.name, collaboration.encrypted)?;
@@ -124,12 +135,19 @@ impl Client {
             Many::Items(organizations) => organizations.clone(),
             Many::Link(_) => retry(self.patience, || self.api.organization_list(Some(id))).await?,
         };
+        if collaboration.encrypted {
+            self.pins().first_sight(id, &organizations, clock::now())?;
+        }
         Ok(Members { collaboration, organizations })
     }
 
-    /// The pinned key of an organization, pinned now if it is seen for the first time.
-    fn pinned_key(&self, organization: &Organization) -> Result<OrganizationPublicKey, ClientError> {
-        let (key, _) = self.pins().check(organization, clock::now())?;
+    /// The pinned key of a member; our own is the one here.
+    fn member_key(&self, members: &Members, organization: &Organization) -> Result<OrganizationPublicKey, PinError> {
+        if let Some(key) = self.public_key().filter(|_| organization.id == self.organization.id) {
+            return Ok(key);
+        }
+        let collaboration = (members.collaboration.id, &*members.collaboration.name);
+        let (key, _) = self.pins().check_member(collaboration, organization, clock::now())?;
         Ok(key)
     }
 

@@ -219,7 +219,7 @@ pub(super) enum OrganizationVerb {
         /// Pin the key that the coordinator shows, if it has this fingerprint (spaces do not matter)
         #[arg(long, value_name = "TEXT", requires = "organization")]
         fingerprint: Option<String>,
-        /// Forget the pin; the next key seen is pinned
+        /// Forget the pin; the next key seen of a member from the first sight on is pinned
         #[arg(long, requires = "organization", conflicts_with = "fingerprint")]
         forget: bool,
         #[command(flatten)]
@@ -538,6 +538,9 @@ pub(super) enum ResultVerb {
         /// The task
         #[arg(long, short)]
         task: TaskId,
+        /// Where the task was made (name or id); needed where it is neither signed nor made from here
+        #[arg(long)]
+        collaboration: Option<String>,
         /// Write them as JSON to a file that only I may read
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         output: Option<PathBuf>,

@@ -284,8 +284,20 @@ pub(super) async fn result(context: &Context<'_>, verb: ResultVerb) -> anyhow::R
             })?;
             Ok(Exit::Done)
         }
-        ResultVerb::Get { task, output } => {
-            let results = context.client().await?.results(task).await?;
+        ResultVerb::Get { task, collaboration, output } => {
+            let client = context.client().await?;
+            let collaboration = find::collaboration_id(client.api(), collaboration.as_deref()).await?;
+            let results = client.results_in(task, collaboration).await?;
+            if !results.is_made_here {
+                let signed = match results.task.manifest {
+                    Some(_) => "it is signed with your organization's key",
+                    None => "nobody signed it",
+                };
+                note(&format!(
+                    "note: task {task} was not made from here: {signed}, but that it is the task you mean is the \
+                     coordinator's word"
+                ));
+            }
             print_results(context, &results, output.as_deref())
         }
     }

@@ -5,6 +5,7 @@ use twinmesh_protocol::signed::SignedError;
 use twinmesh_protocol::status::RunStatus;
 
 use crate::api::ApiError;
+use crate::made::MadeError;
 use crate::pins::PinError;
 
 /// Why a task could not be asked for, awaited or read.
@@ -16,6 +17,9 @@ pub enum ClientError {
     /// A public key.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// The tasks made here.
+    #[error(transparent)]
+    Made(#[from] MadeError),
     /// The user belongs to no organization.
     #[error("user `{user}` belongs to no organization")]
     NoOrganization {
@@ -86,6 +90,31 @@ pub enum ClientError {
         /// The task.
         task: TaskId,
     },
+    /// The task names no collaboration, so that nobody knows whether its results ought to be sealed.
+    #[error("the coordinator does not say to which collaboration task {task} belongs: its results cannot be trusted")]
+    NoCollaboration {
+        /// The task.
+        task: TaskId,
+    },
+    /// The task is said to belong elsewhere.
+    #[error("the coordinator shows task {task} in another collaboration, {found}, than where it was made")]
+    OtherCollaboration {
+        /// The task.
+        task: TaskId,
+        /// The collaboration shown.
+        found: String,
+    },
+    /// Nobody signed the task, it was not made here, and only the coordinator says that it need not be.
+    #[error(
+        "task {task} was not made here and nobody signed it: that collaboration `{collaboration}` is not encrypted is \
+         only the coordinator's word"
+    )]
+    Unsigned {
+        /// The task.
+        task: TaskId,
+        /// The collaboration's name.
+        collaboration: String,
+    },
     /// The manifest was altered, or signed by another organization.
     #[error("task {task} was not signed with the key of your organization `{organization}`")]
     ForeignManifest {
@@ -101,6 +130,14 @@ pub enum ClientError {
     OtherManifest {
         /// The task.
         task: TaskId,
+    },
+    /// A run of an organization that the task was not signed for.
+    #[error("the coordinator shows a run of task {task} at organization `{organization}`, for which it was not signed")]
+    ForeignRun {
+        /// The task.
+        task: TaskId,
+        /// The organization's name.
+        organization: String,
     },
     /// The runs are not those that were signed for.
     #[error("the coordinator shows {found} runs of task {task} at organization `{organization}`, signed was one")]
@@ -135,7 +172,11 @@ impl ClientError {
                 Some("results can be opened with the key that signed the task; name its file with --key".into())
             }
             Self::NotMember { .. } => Some("list them with `twinmesh organization list --collaboration …`".into()),
+            Self::Unsigned { .. } => {
+                Some("name the collaboration where it was made, as in `twinmesh result get --collaboration …`".into())
+            }
             Self::Pin(_)
+            | Self::Made(_)
             | Self::NoOrganization { .. }
             | Self::NamedTwice { .. }
             | Self::NoReceivers { .. }
@@ -143,6 +184,9 @@ impl ClientError {
             | Self::Seal { .. }
             | Self::Sign(_)
             | Self::NoManifest { .. }
+            | Self::NoCollaboration { .. }
+            | Self::OtherCollaboration { .. }
+            | Self::ForeignRun { .. }
             | Self::OtherManifest { .. }
             | Self::OtherRuns { .. } => None,
         }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
-use twinmesh_protocol::id::{OrganizationId, RunId, TaskId};
+use twinmesh_protocol::digest::Digest;
+use twinmesh_protocol::id::{CollaborationId, OrganizationId, RunId, TaskId};
 use twinmesh_protocol::manifest::TaskManifest;
 use twinmesh_protocol::payload;
 use twinmesh_protocol::sealed::{Direction, SealContext, open};
@@ -15,6 +16,9 @@ use super::{Client, ClientError, Content, Members, RunError};
 pub struct TaskResults {
     /// The task.
     pub task: Task,
+    /// Whether the task was made here, so that it is certain that these are its results. Else the coordinator's word
+    /// stands for it that the number means the task that somebody told of.
+    pub is_made_here: bool,
     /// Its runs, by organization.
     pub runs: Vec<RunOutcome>,
 }
@@ -50,44 +54,74 @@ pub struct RunOutcome {
 
 impl Client {
     /// The results of a task. In an encrypted collaboration each is opened with our key and checked to be made for
-    /// this task by the organization whose run it is.
+    /// this task by the organization whose run it is. A task made here must be shown as it was signed; another one must
+    /// be signed with our organization's key.
     ///
     /// # Errors
     /// When the task is not one of ours, was altered, or the coordinator refuses. What is wrong with a single run
     /// stands in its [`RunOutcome`].
     pub async fn results(&self, id: TaskId) -> Result<TaskResults, ClientError> {
+        self.results_in(id, None).await
+    }
+
+    /// As [`Client::results`], for a task of which the caller knows the collaboration. So results of a collaboration
+    /// that is not encrypted can be had where the task was not made, too.
+    ///
+    /// # Errors
+    /// As [`Client::results`]; also when the task is shown in another collaboration.
+    pub async fn results_in(
+        &self,
+        id: TaskId,
+        collaboration: Option<CollaborationId>,
+    ) -> Result<TaskResults, ClientError> {
+        let made = self.made().get(id)?;
         let (task, runs, results) = tokio::try_join!(
             self.retried(|| self.api.task_get(id)),
             self.retried(|| self.api.run_list(id)),
             self.retried(|| self.api.result_list(id)),
         )?;
-        let members = match &task.collaboration {
-            Some(link) => Some(self.collaboration(twinmesh_protocol::id::CollaborationId::new(link.id)).await?),
-            None => None,
-        };
+        let link = task.collaboration.as_ref().ok_or(ClientError::NoCollaboration { task: id })?;
+        let shown = CollaborationId::new(link.id);
+        let known = collaboration.or(made.and_then(|made| made.collaboration_id));
+        if known.is_some_and(|known| known != shown) {
+            return Err(ClientError::OtherCollaboration { task: id, found: shown.to_string() });
+        }
+        let members = self.collaboration(shown).await?;
+        let signed = made.and_then(|made| made.manifest);
         // A manifest stands for an encrypted task even where the coordinator shows no encryption any more.
-        let is_sealed =
-            task.manifest.is_some() || members.as_ref().is_some_and(|members| members.collaboration.encrypted);
-        let manifest = if is_sealed { Some(self.manifest(&task, members.as_ref(), &runs)?) } else { None };
+        let is_sealed = signed.is_some() || task.manifest.is_some() || members.collaboration.encrypted;
+        if !is_sealed && known.is_none() && self.key.is_some() {
+            // A sealed task, too, could be shown so: without manifest, in a collaboration that is not encrypted.
+            return Err(ClientError::Unsigned { task: id, collaboration: members.collaboration.name });
+        }
+        let manifest = if is_sealed { Some(self.manifest(&task, signed, &members, &runs)?) } else { None };
         let texts: BTreeMap<RunId, Option<String>> =
             results.into_iter().map(|result| (result.id, result.result)).collect();
         let mut outcomes: Vec<RunOutcome> = runs
             .into_iter()
             .map(|run| {
                 let text = texts.get(&run.id).cloned().flatten();
-                self.outcome(run, text, manifest.as_ref(), members.as_ref())
+                self.outcome(run, text, manifest.as_ref(), &members)
             })
             .collect();
         outcomes.sort_by_key(|outcome| (outcome.organization_id, outcome.run_id));
-        Ok(TaskResults { task, runs: outcomes })
+        Ok(TaskResults { task, is_made_here: made.is_some(), runs: outcomes })
     }
 
-    /// What we signed, checked against what the coordinator shows.
-    fn manifest(&self, task: &Task, members: Option<&Members>, runs: &[Run]) -> Result<TaskManifest, ClientError> {
-        let key = self.key.as_ref().ok_or_else(|| ClientError::NoKey {
-            collaboration: members.map_or_else(|| "?".into(), |members| members.collaboration.name.clone()),
-        })?;
+    /// What we signed, checked against what is known of it here and what the coordinator shows.
+    fn manifest(
+        &self,
+        task: &Task,
+        known: Option<Digest>,
+        members: &Members,
+        runs: &[Run],
+    ) -> Result<TaskManifest, ClientError> {
+        let collaboration = || members.collaboration.name.clone();
+        let key = self.key.as_ref().ok_or_else(|| ClientError::NoKey { collaboration: collaboration() })?;
         let signed = task.manifest.as_ref().ok_or(ClientError::NoManifest { task: task.id })?;
+        if known.is_some_and(|known| known != signed.digest()) {
+            return Err(ClientError::OtherManifest { task: task.id });
+        }
         let manifest = signed.verify(&key.public()).map_err(|source| ClientError::ForeignManifest {
             task: task.id,
             organization: self.organization.name.clone(),
@@ -103,10 +137,14 @@ impl Client {
             if found != 1 {
                 return Err(ClientError::OtherRuns {
                     task: task.id,
-                    organization: name(members, receiver.organization_id),
+                    organization: members.name(receiver.organization_id),
                     found,
                 });
             }
+        }
+        let is_receiver = |id| manifest.receivers.iter().any(|receiver| receiver.organization_id == id);
+        if let Some(foreign) = runs.iter().map(organization_of).find(|id| !is_receiver(*id)) {
+            return Err(ClientError::ForeignRun { task: task.id, organization: members.name(foreign) });
         }
         Ok(manifest)
     }
@@ -116,10 +154,10 @@ impl Client {
         run: Run,
         text: Option<String>,
         manifest: Option<&TaskManifest>,
-        members: Option<&Members>,
+        members: &Members,
     ) -> RunOutcome {
         let organization_id = organization_of(&run);
-        let organization = name(members, organization_id);
+        let organization = members.name(organization_id);
         let mut outcome = RunOutcome {
             run_id: run.id,
             organization_id,
@@ -145,7 +183,7 @@ impl Client {
         outcome: &RunOutcome,
         text: &str,
         manifest: Option<&TaskManifest>,
-        members: Option<&Members>,
+        members: &Members,
     ) -> Result<Content, RunError> {
         let (run, organization) = (outcome.run_id, || outcome.organization.clone());
         let bytes = payload::from_text(text).map_err(|source| RunError::Malformed {
@@ -158,13 +196,15 @@ impl Client {
         };
         let id = outcome.organization_id;
         let pinned = self.pins().key(id);
-        let sender = match (pinned, members.and_then(|members| members.get(id))) {
-            (Some(pinned), _) => pinned,
-            (None, Some(member)) => self
-                .pins()
-                .check(member, crate::clock::now())
-                .map(|(key, _)| key)
-                .map_err(|source| RunError::Untrusted { run, organization: organization(), source })?,
+        let sender = match (pinned, members.get(id)) {
+            // What this organization sealed before its key was exchanged can still be checked.
+            (Some(pinned), _) if id != self.organization.id => pinned,
+            (_, Some(member)) => self.member_key(members, member).map_err(|source| RunError::Untrusted {
+                run,
+                organization: organization(),
+                source,
+            })?,
+            (Some(pinned), None) => pinned,
             (None, None) => {
                 let source = crate::pins::PinError::NoKey { organization: organization() };
                 return Err(RunError::Untrusted { run, organization: organization(), source });
@@ -188,8 +228,4 @@ impl Client {
 fn organization_of(run: &Run) -> OrganizationId {
     // Zero is nobody's id: a run that names no organization fits no receiver.
     OrganizationId::new(run.organization.as_ref().map_or(0, |link| link.id))
-}
-
-fn name(members: Option<&Members>, id: OrganizationId) -> String {
-    members.map_or_else(|| id.to_string(), |members| members.name(id))
 }

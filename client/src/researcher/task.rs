@@ -13,6 +13,7 @@ use twinmesh_protocol::wire::{Many, NewTask, NewTaskDatabase, NewTaskOrganizatio
 
 use super::{Client, ClientError, Members};
 use crate::clock;
+use crate::made::{Made, MadeError};
 use crate::pins::shown_key;
 
 /// How long a task may wait for its nodes, and make subtasks: a week lets a node come back from a long weekend.
@@ -143,10 +144,25 @@ impl Client {
     /// Hands a prepared task to the coordinator. Waits for one that is away; the task is made once.
     ///
     /// # Errors
-    /// When the coordinator refuses, or is away for too long.
+    /// When the coordinator refuses, is away for too long, or gives the number of another task made here.
     pub async fn submit(&self, new: &NewTask) -> Result<Task, ClientError> {
         let idempotency_key = uuid::Uuid::new_v4().to_string();
-        self.retried(|| self.api.task_create(new, &idempotency_key)).await
+        let task = self.retried(|| self.api.task_create(new, &idempotency_key)).await?;
+        let made = Made {
+            task_id: task.id,
+            collaboration_id: new.collaboration_id,
+            manifest: new.manifest.as_ref().map(SignedManifest::digest),
+        };
+        match self.made().add(made) {
+            Ok(()) => Ok(task),
+            Err(error @ MadeError::Reused { .. }) => Err(error.into()),
+            // The task exists, and this process knows it: worth more than a file.
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "task {} will be known as made here to this process alone", task.id);
+                Ok(task)
+            }
+        }
     }
 
     async fn receivers(&self, request: &NewTaskRequest, members: &Members) -> Result<Vec<Organization>, ClientError> {
@@ -188,7 +204,7 @@ impl Client {
         input: &[u8],
     ) -> Result<(Vec<NewTaskOrganization>, SignedManifest), ClientError> {
         let key = self.key_for(members)?;
-        let delegation = delegation(request, members, receivers.len());
+        let delegation = self.delegation(request, members, receivers.len());
         self.check_delegates(delegation.as_ref(), members)?;
         let nonce = Nonce::random();
         let mut organizations = Vec::with_capacity(receivers.len());
@@ -201,7 +217,7 @@ impl Client {
                 receiver: organization.id,
                 nonce,
             };
-            let receiver = self.pinned_key(organization)?;
+            let receiver = self.member_key(members, organization)?;
             let sealed = seal(key, &receiver, &context, input)
                 .map_err(|source| ClientError::Seal { organization: organization.name.clone(), source })?;
             let text = payload::to_text(&sealed);
@@ -245,29 +261,35 @@ impl Client {
         }
     }
 
+    /// What a task may ask of others in our name. Who joined later and has no key yet, so that nobody can vouch for
+    /// it, is left out of "all organizations".
+    fn delegation(&self, request: &NewTaskRequest, members: &Members, receivers: usize) -> Option<Delegation> {
+        let functions = match &request.delegation {
+            Delegate::ByConvention => convention(&request.function, receivers),
+            Delegate::Nothing => BTreeSet::new(),
+            Delegate::Functions(functions) => functions.clone(),
+            Delegate::Exactly(delegation) => return Some(delegation.clone()),
+        };
+        let pins = self.pins();
+        let is_known = |organization: &&Organization| {
+            shown_key(organization).is_ok() || pins.is_admitted(members.collaboration.id, organization.id)
+        };
+        let organizations = members.organizations.iter().filter(is_known).map(|organization| organization.id).collect();
+        (!functions.is_empty()).then_some(Delegation { functions, organizations })
+    }
+
     /// Those who may be asked for subtasks get their inputs from nodes, which have their own pins. A key exchanged
-    /// since we saw it is still a reason not to go on.
+    /// since we saw it, or a member who came since, is still a reason not to go on.
     fn check_delegates(&self, delegation: Option<&Delegation>, members: &Members) -> Result<(), ClientError> {
         for id in delegation.iter().flat_map(|delegation| &delegation.organizations) {
             if let Some(organization) = members.get(*id)
                 && shown_key(organization).is_ok()
             {
-                self.pinned_key(organization)?;
+                self.member_key(members, organization)?;
             }
         }
         Ok(())
     }
-}
-
-fn delegation(request: &NewTaskRequest, members: &Members, receivers: usize) -> Option<Delegation> {
-    let functions = match &request.delegation {
-        Delegate::ByConvention => convention(&request.function, receivers),
-        Delegate::Nothing => BTreeSet::new(),
-        Delegate::Functions(functions) => functions.clone(),
-        Delegate::Exactly(delegation) => return Some(delegation.clone()),
-    };
-    let organizations = members.organizations.iter().map(|organization| organization.id).collect();
-    (!functions.is_empty()).then_some(Delegation { functions, organizations })
 }
 
 #[cfg(test)]

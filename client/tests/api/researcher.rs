@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use twinmesh_client::pins::PinStore;
 use twinmesh_client::researcher::{Client, ClientError, Delegate, NewTaskRequest, RunError};
 use twinmesh_client::{Api, ApiOptions};
+use twinmesh_protocol::id::CollaborationId;
 use twinmesh_protocol::key::OrganizationKey;
 use twinmesh_protocol::payload::{self, PayloadForm, classify};
 use twinmesh_protocol::status::RunStatus;
@@ -184,6 +185,145 @@ async fn a_manifest_of_another_task_and_a_hidden_run_are_noticed() {
     server.state().tasks[0].manifest = None;
     let error = client.results(task.id).await.unwrap_err();
     assert!(matches!(error, ClientError::NoManifest { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn results_shown_as_those_of_a_plain_task_are_refused() {
+    let server = Server::start().await;
+    let task = client(&server).await.task(request()).await.unwrap();
+    // All sealing and signing is gone, as far as the coordinator shows.
+    let forge = |collaboration: Option<i64>| {
+        let mut state = server.state();
+        state.encrypted = false;
+        state.tasks[0].manifest = None;
+        state.tasks[0].collaboration = collaboration.map(|id| twinmesh_protocol::wire::Link {
+            id,
+            link: format!("/api/collaboration/{id}"),
+            methods: vec!["GET".into()],
+        });
+        for text in state.results.values_mut() {
+            *text = payload::to_text(b"{\"n\": 1}");
+        }
+    };
+    // A client that has seen nothing before, as on another machine.
+    let fresh = client(&server).await;
+    forge(None);
+    let error = fresh.results(task.id).await.unwrap_err();
+    assert!(matches!(error, ClientError::NoCollaboration { .. }), "{error}");
+    forge(Some(1));
+    let error = fresh.results(task.id).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Unsigned { collaboration, .. } if collaboration == "trial"), "{error}");
+    assert!(error.hint().unwrap().contains("--collaboration"));
+    // The caller knows where it belongs.
+    let elsewhere = fresh.results_in(task.id, Some(CollaborationId::new(2))).await.unwrap_err();
+    assert!(matches!(elsewhere, ClientError::OtherCollaboration { .. }), "{elsewhere}");
+    assert_eq!(fresh.results_in(task.id, Some(COLLABORATION)).await.unwrap().runs.len(), 3);
+}
+
+#[tokio::test]
+async fn a_task_made_here_is_never_shown_unsealed() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    let task = client.task(request()).await.unwrap();
+    server.state().tasks[0].manifest = None;
+    let error = client.results(task.id).await.unwrap_err();
+    assert!(matches!(error, ClientError::NoManifest { .. }), "{error}");
+    server.state().tasks[0].collaboration = None;
+    let error = client.results(task.id).await.unwrap_err();
+    assert!(matches!(error, ClientError::NoCollaboration { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_older_task_of_ours_does_not_pass_for_a_newer_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let pins = || PinStore::open(directory.path().join("pins.json")).unwrap();
+    let server = Server::start().await;
+    let client = client_with(&server, Some(key(UNIVERSITY)), pins()).await;
+    let (older, newer) = (client.task(request()).await.unwrap(), client.task(request()).await.unwrap());
+    assert!(client.results(newer.id).await.unwrap().is_made_here);
+    {
+        let mut state = server.state();
+        state.tasks[1].manifest = older.manifest.clone();
+        let ids: Vec<_> = state.results.keys().copied().collect();
+        for at in 0..3 {
+            let text = state.results[&ids[at]].clone();
+            state.results.insert(ids[at + 3], text);
+        }
+    }
+    let later = client_with(&server, Some(key(UNIVERSITY)), pins()).await;
+    for client in [client, later] {
+        let error = client.results(newer.id).await.unwrap_err();
+        assert!(matches!(error, ClientError::OtherManifest { .. }), "{error}");
+    }
+    // Elsewhere nobody can know, and is told so.
+    let elsewhere = client_with(&server, Some(key(UNIVERSITY)), PinStore::in_memory()).await;
+    assert!(!elsewhere.results(newer.id).await.unwrap().is_made_here);
+}
+
+#[tokio::test]
+async fn a_number_that_was_given_before_is_refused() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    client.task(request()).await.unwrap();
+    server.state().tasks.clear();
+    let error = client.task(request()).await.unwrap_err().to_string();
+    assert!(error.contains("answered with task 1, which is another one made here before"), "{error}");
+}
+
+#[tokio::test]
+async fn a_run_of_somebody_who_was_not_asked_is_noticed() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    let mut single = request();
+    single.organizations = vec![HOSPITAL_A];
+    let task = client.task(single).await.unwrap();
+    {
+        let mut state = server.state();
+        let mut foreign = state.runs[0].clone();
+        foreign.id = twinmesh_protocol::id::RunId::new(99);
+        foreign.organization.as_mut().unwrap().id = HOSPITAL_B.get();
+        let manifest = task.manifest.unwrap().verify(&key(UNIVERSITY).public()).unwrap();
+        let result = seal_result(&manifest, HOSPITAL_B, &key(HOSPITAL_B), b"{\"n\": 1}");
+        state.results.insert(foreign.id, result);
+        state.runs.push(foreign);
+    }
+    let error = client.results(task.id).await.unwrap_err();
+    assert!(matches!(&error, ClientError::ForeignRun { organization, .. } if organization == "hospital-b"), "{error}");
+}
+
+#[tokio::test]
+async fn an_invented_organization_gets_nothing_until_a_person_pins_it() {
+    let server = Server::start().await;
+    let client = client(&server).await;
+    client.task(request()).await.unwrap();
+    let invented = twinmesh_protocol::id::OrganizationId::new(4);
+    {
+        let mut state = server.state();
+        let mut organization = state.organizations[2].clone();
+        (organization.id, organization.name) = (invented, "hospital-c".into());
+        organization.public_key = key(invented).public().to_api();
+        state.organizations.push(organization);
+    }
+    let mut central = request();
+    central.organizations = vec![HOSPITAL_A];
+    central.function = "summary".into();
+    for request in [request(), central.clone()] {
+        let error = client.task(request).await.unwrap_err().to_string();
+        let command =
+            format!("twinmesh organization pin hospital-c --fingerprint '{}'", key(invented).public().fingerprint());
+        assert!(error.contains("`hospital-c`") && error.contains(&command), "{error}");
+    }
+    assert_eq!(server.count("POST /task"), 1);
+
+    // Without a key it is left out of what a central function may ask.
+    let shown = std::mem::take(&mut server.state().organizations[3].public_key);
+    let task = client.task(central).await.unwrap();
+    let manifest = task.manifest.unwrap().verify(&key(UNIVERSITY).public()).unwrap();
+    assert_eq!(manifest.delegation.unwrap().organizations, BTreeSet::from(ALL));
+
+    server.state().organizations[3].public_key = shown;
+    client.pins().set(invented, "hospital-c", key(invented).public(), Time::from_micros(0)).unwrap();
+    client.task(request()).await.unwrap();
 }
 
 #[tokio::test]
