@@ -6,6 +6,7 @@
 use std::{
     io::{self, IoSliceMut},
     mem::MaybeUninit,
+    net::{IpAddr, Ipv4Addr},
     os::fd::OwnedFd,
     sync::{Mutex, PoisonError},
 };
@@ -46,6 +47,8 @@ enum Request<'a> {
 #[derive(Debug, Deserialize)]
 struct Reply {
     error: Option<String>,
+    /// Whose connection it is, as the node found out for itself.
+    source: Option<Ipv4Addr>,
 }
 
 /// The run's end of the channel.
@@ -95,7 +98,7 @@ impl Control {
             Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => return Err(ControlError::Closed),
             other => other.map_err(io::Error::from)?,
         };
-        receive(&socket)
+        receive(&socket).map(|(descriptor, _)| descriptor)
     }
 }
 
@@ -106,13 +109,14 @@ pub struct ControlListener {
 }
 
 impl ControlListener {
-    /// Waits for the next connection.
+    /// Waits for the next connection, which knows the address of the twin that made it if the node said so.
     ///
     /// # Errors
     ///
     /// See [`ControlError`]; `Closed` also after [`ControlListener::close`].
     pub fn accept(&self) -> Result<Stream, ControlError> {
-        Ok(Stream::from_fd(receive(&self.socket)?)?)
+        let (descriptor, source) = receive(&self.socket)?;
+        Ok(Stream::from_fd(descriptor)?.coming_from(source))
     }
 
     /// Ends the waiting of all threads.
@@ -122,7 +126,7 @@ impl ControlListener {
     }
 }
 
-fn receive(socket: &OwnedFd) -> Result<OwnedFd, ControlError> {
+fn receive(socket: &OwnedFd) -> Result<(OwnedFd, Option<IpAddr>), ControlError> {
     let mut text = [0; MAX_MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -149,7 +153,7 @@ fn receive(socket: &OwnedFd) -> Result<OwnedFd, ControlError> {
         return Err(ControlError::Refused(reason));
     }
     match (descriptors.pop(), descriptors.is_empty()) {
-        (Some(descriptor), true) => Ok(descriptor),
+        (Some(descriptor), true) => Ok((descriptor, reply.source.map(IpAddr::V4))),
         (None, _) => Err(ControlError::Malformed("carries no connection")),
         (Some(_), false) => Err(ControlError::Malformed("carries several connections")),
     }
@@ -227,8 +231,14 @@ pub(crate) mod tests {
             asking.join().unwrap()
         });
         drop(listener);
+        reply(&feed, r#"{"ok":true,"source":"100.64.0.3"}"#, Some(far.as_fd()));
+        let accepted = listening.accept().unwrap();
+        assert_eq!(accepted.peer(), Some(Ipv4Addr::new(100, 64, 0, 3).into()));
+        assert_eq!(accepted.try_clone().unwrap().peer(), accepted.peer());
         reply(&feed, r#"{"ok":true}"#, Some(far.as_fd()));
-        assert!(matches!(listening.accept().unwrap(), Stream::Local(_)));
+        assert_eq!(listening.accept().unwrap().peer(), None);
+        reply(&feed, r#"{"ok":true,"source":"somewhere"}"#, Some(far.as_fd()));
+        assert!(matches!(listening.accept(), Err(ControlError::Malformed(_))));
         reply(&feed, r#"{"ok":true}"#, None);
         assert!(matches!(listening.accept(), Err(ControlError::Malformed("carries no connection"))));
         std::thread::scope(|scope| {

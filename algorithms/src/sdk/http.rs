@@ -228,7 +228,7 @@ mod tests {
             String::from_utf8_lossy(&request[..300]).into_owned()
         });
         let exchange = exchange(Some(body.into()), Duration::from_secs(30));
-        let (status, answer) = exchange.perform(Stream::Local(near)).unwrap();
+        let (status, answer) = exchange.perform(Stream::Local(near, None)).unwrap();
         assert_eq!((status, answer.len()), (StatusCode::CREATED, 3_000_000));
         let head = server.join().unwrap();
         assert!(head.starts_with("POST /task HTTP/1.1\r\n"), "{head}");
@@ -238,11 +238,11 @@ mod tests {
     #[test]
     fn silence_and_a_lost_connection_are_errors() {
         let (near, far) = UnixStream::pair().unwrap();
-        let error = exchange(None, Duration::from_millis(50)).perform(Stream::Local(near)).unwrap_err();
+        let error = exchange(None, Duration::from_millis(50)).perform(Stream::Local(near, None)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(far);
         let (near, far) = UnixStream::pair().unwrap();
         drop(far);
-        assert!(exchange(None, Duration::from_secs(30)).perform(Stream::Local(near)).is_err());
+        assert!(exchange(None, Duration::from_secs(30)).perform(Stream::Local(near, None)).is_err());
     }
 }

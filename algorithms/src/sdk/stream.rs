@@ -17,8 +17,8 @@ use rustix::net::{AddressFamily, sockopt};
 pub enum Stream {
     /// A TCP connection.
     Tcp(TcpStream),
-    /// Any other stream socket.
-    Local(UnixStream),
+    /// Any other stream socket, and the address for which the node vouches.
+    Local(UnixStream, Option<IpAddr>),
 }
 
 impl Stream {
@@ -34,15 +34,23 @@ impl Stream {
                 stream.set_nodelay(true)?;
                 Self::Tcp(stream)
             }
-            _ => Self::Local(fd.into()),
+            _ => Self::Local(fd.into(), None),
         })
+    }
+
+    /// Notes the other end's address as the node says it. A TCP connection says it itself.
+    pub(crate) fn coming_from(self, source: Option<IpAddr>) -> Self {
+        match self {
+            Self::Tcp(stream) => Self::Tcp(stream),
+            Self::Local(stream, _) => Self::Local(stream, source),
+        }
     }
 
     /// Another handle to the same connection.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
-            Self::Local(stream) => Self::Local(stream.try_clone()?),
+            Self::Local(stream, peer) => Self::Local(stream.try_clone()?, *peer),
         })
     }
 
@@ -51,14 +59,14 @@ impl Stream {
         // An error says that it has ended already.
         let _ended = match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Self::Local(stream) => stream.shutdown(Shutdown::Both),
+            Self::Local(stream, _) => stream.shutdown(Shutdown::Both),
         };
     }
 
     pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_nonblocking(true),
-            Self::Local(stream) => stream.set_nonblocking(true),
+            Self::Local(stream, _) => stream.set_nonblocking(true),
         }
     }
 
@@ -68,7 +76,7 @@ impl Stream {
                 stream.set_read_timeout(timeout)?;
                 stream.set_write_timeout(timeout)
             }
-            Self::Local(stream) => {
+            Self::Local(stream, _) => {
                 stream.set_read_timeout(timeout)?;
                 stream.set_write_timeout(timeout)
             }
@@ -79,7 +87,7 @@ impl Stream {
     pub(crate) fn peer(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
-            Self::Local(_) => None,
+            Self::Local(_, peer) => *peer,
         }
     }
 }
@@ -88,7 +96,7 @@ impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(stream) => stream.as_fd(),
-            Self::Local(stream) => stream.as_fd(),
+            Self::Local(stream, _) => stream.as_fd(),
         }
     }
 }
@@ -97,7 +105,7 @@ impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
-            Self::Local(stream) => stream.read(buffer),
+            Self::Local(stream, _) => stream.read(buffer),
         }
     }
 }
@@ -106,14 +114,14 @@ impl Write for Stream {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write(buffer),
-            Self::Local(stream) => stream.write(buffer),
+            Self::Local(stream, _) => stream.write(buffer),
         }
     }
 
     fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write_vectored(buffers),
-            Self::Local(stream) => stream.write_vectored(buffers),
+            Self::Local(stream, _) => stream.write_vectored(buffers),
         }
     }
 

@@ -40,8 +40,8 @@ pub(super) trait Network: Send + Sync {
     /// Connects to the twin of an organization.
     fn dial(&self, organization: OrganizationId) -> Result<Stream, DialError>;
 
-    /// Whether a connection from this address may be from that organization.
-    fn admits(&self, organization: OrganizationId, address: IpAddr) -> bool;
+    /// Whether a connection from this address, if it is known, may be from that organization; else why not.
+    fn admits(&self, organization: OrganizationId, address: Option<IpAddr>) -> Result<(), &'static str>;
 }
 
 /// Where twins' connections come in.
@@ -177,9 +177,52 @@ impl Network for GatewayNetwork {
         stream
     }
 
-    /// On the overlay an address belongs to one organization; elsewhere addresses say nothing about who is behind them.
-    fn admits(&self, organization: OrganizationId, address: IpAddr) -> bool {
-        let IpAddr::V4(address) = address else { return true };
-        overlay_organization(address).is_none_or(|owner| owner == organization)
+    fn admits(&self, organization: OrganizationId, address: Option<IpAddr>) -> Result<(), &'static str> {
+        proven(organization, address, self.control.is_some())
+    }
+}
+
+/// On the overlay an address belongs to one organization. Connections through the control channel are always from there;
+/// else, on some other network, addresses say nothing about who is behind them.
+fn proven(organization: OrganizationId, address: Option<IpAddr>, is_overlay: bool) -> Result<(), &'static str> {
+    let owner = match address {
+        Some(IpAddr::V4(address)) => overlay_organization(address),
+        Some(IpAddr::V6(_)) => None,
+        None => return Err("the node does not say whose connection it is"),
+    };
+    match owner {
+        Some(owner) if owner == organization => Ok(()),
+        Some(_) => Err("the address belongs to another organization"),
+        None if is_overlay => Err("the address belongs to no organization"),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use twinmesh_protocol::address::overlay_address;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn only_its_own_address_speaks_for_an_organization(id in 1..4_000_000_i64, other in 1..4_000_000_i64) {
+            let organization = OrganizationId::new(id);
+            let address = |id| overlay_address(OrganizationId::new(id)).map(IpAddr::V4);
+            for is_overlay in [true, false] {
+                prop_assert!(proven(organization, address(id), is_overlay).is_ok());
+                prop_assert_eq!(proven(organization, address(other), is_overlay).is_ok(), id == other);
+                prop_assert!(proven(organization, None, is_overlay).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_of_other_networks_count_where_there_is_no_control_channel() {
+        for address in [IpAddr::from([127, 0, 0, 1]), IpAddr::from([10, 76, 0, 2]), IpAddr::from([0; 16])] {
+            assert!(proven(OrganizationId::new(2), Some(address), true).is_err());
+            assert!(proven(OrganizationId::new(2), Some(address), false).is_ok());
+        }
     }
 }

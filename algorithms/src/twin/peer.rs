@@ -468,13 +468,12 @@ fn greet(identity: Identity, peers: &[Arc<Peer>], mut stream: Stream, network: &
     let known = peers.iter().find(|peer| peer.organization == hello.from);
     let refused = match known {
         Some(peer) => {
-            let admitted = stream.peer().is_none_or(|address| network.admits(hello.from, address));
             if hello.protocol != PROTOCOL {
                 "the twin speaks another version"
             } else if hello.task != identity.task || hello.to != identity.organization {
                 "another run is at this address"
-            } else if !admitted {
-                "the address belongs to another organization"
+            } else if let Err(reason) = network.admits(hello.from, stream.peer()) {
+                reason
             } else {
                 return peer.welcome(stream, &hello);
             }

@@ -22,11 +22,13 @@ struct Loopback {
     ports: Mutex<BTreeMap<OrganizationId, u16>>,
     /// After how many bytes the next connections break.
     cuts: Mutex<VecDeque<i64>>,
+    /// Whose connections are not proven to be its own.
+    stranger: Option<OrganizationId>,
 }
 
 impl Loopback {
     fn new(cuts: impl IntoIterator<Item = i64>) -> Arc<Self> {
-        Arc::new(Self { ports: Mutex::default(), cuts: Mutex::new(cuts.into_iter().collect()) })
+        Arc::new(Self { ports: Mutex::default(), cuts: Mutex::new(cuts.into_iter().collect()), stranger: None })
     }
 
     fn listen(&self, organization: OrganizationId) -> Arc<dyn Listener> {
@@ -70,8 +72,9 @@ impl Network for Loopback {
         Ok(Stream::Tcp(near))
     }
 
-    fn admits(&self, _: OrganizationId, _: IpAddr) -> bool {
-        true
+    fn admits(&self, organization: OrganizationId, address: Option<IpAddr>) -> Result<(), &'static str> {
+        assert!(address.is_some_and(|address| address.is_loopback()));
+        if Some(organization) == self.stranger { Err("somebody else is there") } else { Ok(()) }
     }
 }
 
@@ -269,8 +272,9 @@ fn what_is_kept_is_bounded() {
 
 #[test]
 fn strangers_are_turned_away() {
-    let network = Loopback::new([]);
-    let group = join(&network, 1, 2, patient(Replay::Whole));
+    let network =
+        Arc::new(Loopback { ports: Mutex::default(), cuts: Mutex::default(), stranger: Some(organization(1)) });
+    let group = join(&network, 2, 3, patient(Replay::Whole));
     let greet = |from, to, task| {
         let hello = frame::Hello {
             protocol: frame::PROTOCOL.to_owned(),
@@ -279,13 +283,15 @@ fn strangers_are_turned_away() {
             to: organization(to),
             received: 0,
         };
-        let mut stream = network.connect(organization(1)).unwrap();
+        let mut stream = network.connect(organization(2)).unwrap();
         frame::write_json(&mut stream, &hello).unwrap();
         frame::read_json::<frame::Answer>(&mut stream).unwrap()
     };
-    assert!(matches!(greet(5, 1, 7), frame::Answer::Refused { .. }));
-    assert!(matches!(greet(0, 2, 7), frame::Answer::Refused { .. }));
-    assert!(matches!(greet(0, 1, 8), frame::Answer::Refused { .. }));
-    assert!(matches!(greet(0, 1, 7), frame::Answer::Hello(_)));
+    assert!(matches!(greet(5, 2, 7), frame::Answer::Refused { .. }));
+    assert!(matches!(greet(0, 1, 7), frame::Answer::Refused { .. }));
+    assert!(matches!(greet(0, 2, 8), frame::Answer::Refused { .. }));
+    let impersonated = greet(1, 2, 7);
+    assert!(matches!(impersonated, frame::Answer::Refused { refused, .. } if refused == "somebody else is there"));
+    assert!(matches!(greet(0, 2, 7), frame::Answer::Hello(_)));
     group.shared.close();
 }

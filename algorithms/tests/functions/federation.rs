@@ -336,7 +336,8 @@ impl Federation {
                     let (near, far) = UnixStream::pair().unwrap();
                     match self.state.lock().unwrap().listeners.get(&(task, i64::from(ip.octets()[3]))) {
                         Some(listener) => {
-                            pass(listener, near.as_fd());
+                            let from = json!({"ok": true, "source": format!("100.64.0.{own}")});
+                            say(listener, &from.to_string(), Some(near.as_fd()));
                             pass(socket, far.as_fd());
                         }
                         None => say(socket, r#"{"error":"nobody listens"}"#, None),
