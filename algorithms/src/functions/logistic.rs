@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use twinmesh_protocol::id::OrganizationId;
 
-use super::{FunctionError, Spread, ask_all, read_table, require, rows_by_organization, to_value};
+use super::{FunctionError, Spread, ask_all, join_with, read_table, require, rows_by_organization, to_value};
 use crate::{
     maths::{
         collective::{all_gather, all_reduce},
@@ -15,7 +15,7 @@ use crate::{
         logistic::{Fit, Irls, Progress, Statistics},
     },
     sdk::{Host, HostError, table::Table},
-    twin::{Options, TwinError, TwinGroup},
+    twin::{TwinError, TwinGroup},
 };
 
 /// What to fit.
@@ -68,7 +68,7 @@ pub(super) fn partial(host: &Host) -> Result<Value, FunctionError> {
         None => to_value(&survey(host, &formula, &table)?),
         Some(at) => {
             let frame = frame(host, &formula, &table, &at.coding)?;
-            to_value(&Statistics::of(&frame, &at.coefficients)?)
+            to_value(&statistics(host, &frame, &at.coefficients)?)
         }
     }
 }
@@ -102,15 +102,15 @@ pub(super) fn central(host: &Host) -> Result<Value, FunctionError> {
 pub(super) fn twin(host: &Host) -> Result<Value, FunctionError> {
     let arguments: Arguments = host.input().arguments()?;
     let formula: Formula = arguments.formula.parse()?;
-    let table = read_table(host, arguments.database.as_deref())?;
-    let own = survey(host, &formula, &table)?;
-    let mut group = TwinGroup::join(host, &arguments.organizations.unwrap_or_default(), Options::default())?;
+    let own =
+        read_table(host, arguments.database.as_deref()).and_then(|table| Ok((survey(host, &formula, &table)?, table)));
+    let (mut group, (own, table)) = join_with(host, arguments.organizations, own)?;
     let surveys = exchange(&mut group, &own)?;
     let coding = Coding::unite(&surveys)?;
     let frame = frame(host, &formula, &table, &coding)?;
     let mut irls = Irls::new(frame.names.clone());
     loop {
-        let mut vector = Statistics::of(&frame, irls.coefficients())?.to_vector();
+        let mut vector = statistics(host, &frame, irls.coefficients())?.to_vector();
         all_reduce(&mut group, &mut vector)?;
         let sum = Statistics::from_vector(irls.coefficients().len(), &vector)?;
         if let Progress::Done(fit) = irls.handle(&sum)? {
@@ -133,11 +133,24 @@ pub(super) fn twin(host: &Host) -> Result<Value, FunctionError> {
 fn survey(host: &Host, formula: &Formula, table: &Table) -> Result<Survey, FunctionError> {
     let survey = formula.survey(table)?;
     require(host, survey.rows, || "few rows have all columns filled in".to_owned())?;
+    require_rarest(host, formula, table, None)?;
     Ok(survey)
+}
+
+/// Refuses when sums over a group of rows would be sums over few.
+fn require_rarest(host: &Host, formula: &Formula, table: &Table, coding: Option<&Coding>) -> Result<(), FunctionError> {
+    match formula.rarest(table, coding)? {
+        Some(rarest) => {
+            require(host, rarest.rows, || format!("column `{}` has a value that few rows share", rarest.column))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Builds the matrix, when sums over it say little about single rows.
 fn frame(host: &Host, formula: &Formula, table: &Table, coding: &Coding) -> Result<Frame, FunctionError> {
+    // First, as what the coding lacks would tell of rare categories.
+    require_rarest(host, formula, table, Some(coding))?;
     let frame = formula.frame(table, coding)?;
     let rows = frame.rows() as u64;
     require(host, rows, || "few rows have all columns filled in".to_owned())?;
@@ -147,6 +160,18 @@ fn frame(host: &Host, formula: &Formula, table: &Table, coding: &Coding) -> Resu
         return Err(FunctionError::TooFew { what, minimum: frame.names.len() as u64 + 1 });
     }
     Ok(frame)
+}
+
+/// Sums over the rows, when not a few of them decide: far from a fit, the weights of all rows but a few may vanish.
+fn statistics(host: &Host, frame: &Frame, coefficients: &[f64]) -> Result<Statistics, FunctionError> {
+    let sum = Statistics::of(frame, coefficients)?;
+    let minimum = host.min_rows()?;
+    if sum.effective_rows() < minimum as f64 {
+        let what = "few rows have an outcome that is uncertain at these coefficients (the data separate the outcomes, \
+                    or the coefficients were made up)";
+        return Err(FunctionError::TooFew { what: what.to_owned(), minimum });
+    }
+    Ok(sum)
 }
 
 fn exchange(group: &mut TwinGroup, own: &Survey) -> Result<Vec<Survey>, FunctionError> {

@@ -17,7 +17,7 @@ use crate::{
         gateway::{GatewayError, SubtaskResult},
         table::{Table, TableError},
     },
-    twin::TwinError,
+    twin::{Options, TwinError, TwinGroup},
 };
 
 mod allreduce_bench;
@@ -237,6 +237,18 @@ fn require(host: &Host, count: u64, what: impl FnOnce() -> String) -> Result<(),
         return Err(FunctionError::TooFew { what: what(), minimum });
     }
     Ok(())
+}
+
+/// Joins the twins with what this one brings. Also when it brings nothing but a reason why not: so the others hear of
+/// its failure at once, and do not wait for it.
+fn join_with<T>(
+    host: &Host,
+    organizations: Option<Vec<OrganizationId>>,
+    own: Result<T, FunctionError>,
+) -> Result<(TwinGroup, T), FunctionError> {
+    let group = TwinGroup::join(host, &organizations.unwrap_or_default(), Options::default());
+    let own = own?;
+    Ok((group?, own))
 }
 
 /// Reads the run's data, when there is enough of it.

@@ -5,11 +5,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use twinmesh_protocol::id::OrganizationId;
 
-use super::{FunctionError, read_table, to_value};
+use super::{FunctionError, join_with, read_table, require, to_value};
 use crate::{
     maths::{collective::Links, secret_sharing::secure_sum},
     sdk::{Host, gateway::hex, table::Table},
-    twin::{Options, TwinGroup},
 };
 
 /// With two twins, the total less one's own term is the other's.
@@ -51,9 +50,8 @@ struct Total {
 
 pub(super) fn twin(host: &Host) -> Result<Value, FunctionError> {
     let arguments: Arguments = host.input().arguments()?;
-    let table = read_table(host, arguments.database.as_deref())?;
-    let term = term(&table, &arguments)?;
-    let mut group = TwinGroup::join(host, &arguments.organizations.unwrap_or_default(), Options::default())?;
+    let own = read_table(host, arguments.database.as_deref()).and_then(|table| term(host, &table, &arguments));
+    let (mut group, term) = join_with(host, arguments.organizations, own)?;
     if group.size() < MINIMUM_TWINS {
         return Err(FunctionError::TooFewTwins { twins: group.size(), minimum: MINIMUM_TWINS });
     }
@@ -71,7 +69,9 @@ pub(super) fn twin(host: &Host) -> Result<Value, FunctionError> {
     })
 }
 
-fn term(table: &Table, arguments: &Arguments) -> Result<i64, FunctionError> {
+/// This twin's term, over no rows or enough of them. No twin sees it, but the others may have nothing to add, and then
+/// the total is this term. The rows that a filter leaves out count as well: without it the total is theirs more.
+fn term(host: &Host, table: &Table, arguments: &Arguments) -> Result<i64, FunctionError> {
     let values = match &arguments.column {
         Some(column) => table.integers(column)?,
         None => vec![Some(1); table.rows()],
@@ -82,12 +82,23 @@ fn term(table: &Table, arguments: &Arguments) -> Result<i64, FunctionError> {
             table.texts(&filter.column)?.into_iter().map(|cell| cell == Some(filter.equals.as_str())).collect()
         }
     };
-    let mut sum = 0_i64;
-    for value in values.into_iter().zip(chosen).filter_map(|(value, chosen)| value.filter(|_| chosen)) {
+    let (mut sum, mut counted, mut left_out) = (0_i64, 0, 0);
+    for (value, chosen) in values.into_iter().zip(chosen).filter_map(|(value, chosen)| Some((value?, chosen))) {
+        if !chosen {
+            left_out += 1;
+            continue;
+        }
+        counted += 1;
         sum = sum.checked_add(value).ok_or_else(|| FunctionError::Argument {
             name: "column",
             reason: "names a column whose sum does not fit into 64 bits".to_owned(),
         })?;
+    }
+    if counted > 0 {
+        require(host, counted, || "few rows would be summed".to_owned())?;
+    }
+    if left_out > 0 {
+        require(host, left_out, || "few rows would be left out of the sum".to_owned())?;
     }
     Ok(sum)
 }

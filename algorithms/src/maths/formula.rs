@@ -65,13 +65,12 @@ pub enum FormulaError {
         /// The column.
         column: String,
     },
-    /// A row holds a level that the coding does not know.
-    #[error("row {row}: column `{column}` holds a category that was not announced; did the data change meanwhile?")]
+    /// A row holds a level that the coding does not know. Which row is not said: who makes up codings could find out so
+    /// what it holds.
+    #[error("column `{column}` holds a category that was not announced; did the data change meanwhile?")]
     UnknownLevel {
         /// The column.
         column: String,
-        /// The row, counted from 1.
-        row: usize,
     },
     /// The coding says nothing about a column of the formula.
     #[error("the coding does not say what column `{column}` holds")]
@@ -213,6 +212,15 @@ impl Frame {
     }
 }
 
+/// The rarest value of a column with few different ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rarest {
+    /// The column.
+    pub column: String,
+    /// How many complete rows hold the value.
+    pub rows: u64,
+}
+
 enum Cells<'a> {
     Numbers(Vec<Option<f64>>),
     Categories(Vec<Option<&'a str>>),
@@ -234,14 +242,7 @@ impl Formula {
     ///
     /// A column is missing or malformed, an outcome is neither 0 nor 1, or there are too many categories.
     pub fn survey(&self, table: &Table) -> Result<Survey, FormulaError> {
-        let columns = self
-            .terms
-            .iter()
-            .map(|term| {
-                let categorical = term.categorical || !table.mostly_numbers(&term.column)?;
-                self.cells(table, &term.column, categorical)
-            })
-            .collect::<Result<Vec<_>, FormulaError>>()?;
+        let columns = self.columns(table, None)?;
         let complete = self.complete(&self.outcomes(table)?, &columns);
         let mut survey = Survey {
             rows: complete.len() as u64,
@@ -253,9 +254,7 @@ impl Formula {
                 Cells::Numbers(_) => None,
                 Cells::Categories(cells) => {
                     let levels: BTreeSet<&str> = complete.iter().filter_map(|&row| cells[row]).collect();
-                    if levels.len() > MAX_LEVELS {
-                        return Err(FormulaError::TooManyLevels { column: term.column.clone() });
-                    }
+                    self.check_levels(term, levels.len())?;
                     Some(levels.into_iter().map(str::to_owned).collect())
                 }
             };
@@ -287,10 +286,10 @@ impl Formula {
     /// As [`Formula::survey`]; or the table does not fit the coding.
     pub fn frame(&self, table: &Table, coding: &Coding) -> Result<Frame, FormulaError> {
         let names = self.names(coding)?;
-        let mut columns = Vec::new();
         for term in &self.terms {
-            columns.push(self.cells(table, &term.column, self.levels(term, coding)?.is_some())?);
+            self.check_levels(term, self.levels(term, coding)?.map_or(0, BTreeSet::len))?;
         }
+        let columns = self.columns(table, Some(coding))?;
         let outcomes = self.outcomes(table)?;
         let complete = self.complete(&outcomes, &columns);
         let mut frame = Frame {
@@ -306,8 +305,8 @@ impl Formula {
                     Cells::Categories(cells) => {
                         let levels = self.levels(term, coding)?.into_iter().flatten();
                         let position = levels.clone().position(|level| Some(level.as_str()) == cells[row]);
-                        let position = position
-                            .ok_or_else(|| FormulaError::UnknownLevel { column: term.column.clone(), row: row + 1 })?;
+                        let position =
+                            position.ok_or_else(|| FormulaError::UnknownLevel { column: term.column.clone() })?;
                         frame.design.extend((1..levels.count()).map(|level| f64::from(level == position)));
                     }
                 }
@@ -315,6 +314,63 @@ impl Formula {
             frame.outcome.extend(outcomes[row]);
         }
         Ok(frame)
+    }
+
+    /// The rarest of the values that stand for a group of rows: of the categories, the two outcomes, and columns of two
+    /// different numbers. Sums over a matrix with such a column tell sums over the group, so over few rows when it is
+    /// small (DataSHIELD's `glmDS` looks at the same). A value that no row holds tells nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Formula::survey`].
+    pub fn rarest(&self, table: &Table, coding: Option<&Coding>) -> Result<Option<Rarest>, FormulaError> {
+        let columns = self.columns(table, coding)?;
+        let outcomes = self.outcomes(table)?;
+        let complete = self.complete(&outcomes, &columns);
+        let of_numbers = |cells: &[Option<f64>]| {
+            let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+            // Zero has two signs that are one number.
+            for value in complete.iter().filter_map(|&row| cells[row]) {
+                *counts.entry((value + 0.0).to_bits()).or_default() += 1;
+            }
+            if counts.len() > 2 { None } else { counts.into_values().min() }
+        };
+        let mut rarest = vec![(&self.outcome, of_numbers(&outcomes))];
+        for (term, cells) in self.terms.iter().zip(&columns) {
+            let count = match cells {
+                Cells::Numbers(cells) => of_numbers(cells),
+                Cells::Categories(cells) => {
+                    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+                    for level in complete.iter().filter_map(|&row| cells[row]) {
+                        *counts.entry(level).or_default() += 1;
+                    }
+                    counts.into_values().min()
+                }
+            };
+            rarest.push((&term.column, count));
+        }
+        let rarest =
+            rarest.into_iter().filter_map(|(column, rows)| Some(Rarest { column: column.clone(), rows: rows? }));
+        Ok(rarest.min_by_key(|rarest| rarest.rows))
+    }
+
+    /// The explaining columns, as the coding says; without one as they look.
+    fn columns<'a>(&self, table: &'a Table, coding: Option<&Coding>) -> Result<Vec<Cells<'a>>, FormulaError> {
+        let column = |term: &Term| {
+            let categorical = match coding {
+                Some(coding) => self.levels(term, coding)?.is_some(),
+                None => term.categorical || !table.mostly_numbers(&term.column)?,
+            };
+            self.cells(table, &term.column, categorical)
+        };
+        self.terms.iter().map(column).collect()
+    }
+
+    fn check_levels(&self, term: &Term, count: usize) -> Result<(), FormulaError> {
+        if count > MAX_LEVELS {
+            return Err(FormulaError::TooManyLevels { column: term.column.clone() });
+        }
+        Ok(())
     }
 
     fn levels<'a>(&self, term: &Term, coding: &'a Coding) -> Result<Option<&'a BTreeSet<String>>, FormulaError> {
@@ -376,7 +432,34 @@ mod tests {
         let numbers = formula.survey(&table("y,g\n1,3\n")).unwrap();
         assert!(matches!(Coding::unite([&surveys[0], &numbers]), Err(FormulaError::Disagreement { .. })));
         let only_a = Coding { columns: [("g".into(), Some(["a".into()].into()))].into() };
-        assert!(matches!(formula.frame(&one, &only_a), Err(FormulaError::UnknownLevel { row: 1, .. })));
+        assert!(matches!(formula.frame(&one, &only_a), Err(FormulaError::UnknownLevel { .. })));
+    }
+
+    #[test]
+    fn the_rarest_value_is_found_among_complete_rows() {
+        let rarest = |text: &str, data: &str| {
+            formula(text).rarest(&table(data), None).unwrap().map(|rarest| (rarest.column, rarest.rows))
+        };
+        let data = "y,g,b,x\n1,a,0,1\n1,a,-0,2\n0,a,0,3\n0,c,5,4\n1,c,5,5\n0,d,5,\n";
+        assert_eq!(rarest("y ~ g", data), Some(("g".into(), 1)));
+        // The only `d` is in an incomplete row.
+        assert_eq!(rarest("y ~ g + x", data).unwrap().1, 2);
+        assert_eq!(rarest("y ~ b", data), Some(("y".into(), 3)));
+        assert_eq!(rarest("y ~ b", "y,b\n1,1\n0,1\n1,1\n0,0\n"), Some(("b".into(), 1)));
+        assert_eq!(rarest("y ~ x", "y,x\n"), None);
+        // Outcomes of one kind, and many different numbers.
+        assert_eq!(rarest("y ~ x", "y,x\n1,1\n1,2\n1,3\n"), Some(("y".into(), 3)));
+    }
+
+    #[test]
+    fn a_coding_cannot_make_an_identifier_of_a_number() {
+        let levels = |count: usize| Some((0..count).map(|level| level.to_string()).collect());
+        let table = table("y,x\n1,1\n0,2\n1,3\n");
+        let coding = |count| Coding { columns: [("x".to_owned(), levels(count))].into() };
+        assert!(formula("y ~ x").frame(&table, &coding(MAX_LEVELS)).is_ok());
+        let error = formula("y ~ x").frame(&table, &coding(MAX_LEVELS + 1)).unwrap_err();
+        assert!(matches!(error, FormulaError::TooManyLevels { .. }), "{error}");
+        assert_eq!(formula("y ~ x").rarest(&table, Some(&coding(4))).unwrap().unwrap().rows, 1);
     }
 
     #[test]

@@ -18,6 +18,14 @@ pub const TOLERANCE: f64 = 1e-12;
 /// each step for ever.
 pub const MAX_ITERATIONS: usize = 25;
 
+/// How far from zero a row's linear predictor may be.
+///
+/// At 37 a probability is 0 or 1 in all digits of a double, so the row adds nothing to the information any more. The
+/// predictors of fits stay well below (22 at most in the breast cancer data, whose outcomes are nearly separated). Beyond,
+/// coefficients are those of data that separate the outcomes, or are made up to cut single rows out of the sums: the
+/// steeper the curve, the fewer rows lie on its slope.
+pub const MAX_PREDICTOR: f64 = 100.0;
+
 /// How small a pivot of the scaled information matrix may be before the matrix counts as singular.
 const SINGULAR: f64 = 1e-11;
 
@@ -47,6 +55,11 @@ pub enum LogisticError {
         /// The first column that adds nothing.
         column: String,
     },
+    /// Coefficients are not those of any fit.
+    #[error(
+        "the coefficients are far from those of a fit: the data separate the outcomes, so that there is no finite estimate, or they were made up"
+    )]
+    Extreme,
     /// Outcomes can be told apart without error, so that estimates are infinite.
     #[error(
         "the fit diverges after {iterations} iterations: the data separate the outcomes (mostly by `{column}`), so that its coefficient has no finite estimate"
@@ -88,7 +101,7 @@ impl Statistics {
     ///
     /// # Errors
     ///
-    /// There are more or fewer coefficients than columns.
+    /// There are more or fewer coefficients than columns, or a linear predictor is beyond [`MAX_PREDICTOR`].
     pub fn of(frame: &Frame, coefficients: &[f64]) -> Result<Self, LogisticError> {
         let size = frame.names.len();
         if coefficients.len() != size {
@@ -98,6 +111,9 @@ impl Statistics {
         sum.rows = frame.rows() as u64;
         for (x, &outcome) in frame.design.chunks_exact(size).zip(&frame.outcome) {
             let eta: f64 = x.iter().zip(coefficients).map(|(x, b)| x * b).sum();
+            if eta.is_nan() || eta.abs() > MAX_PREDICTOR {
+                return Err(LogisticError::Extreme);
+            }
             // 1 - μ is computed for itself because it loses all digits as a difference when μ is near 1.
             let small = (-eta.abs()).exp();
             let (near, far) = (1.0 / (1.0 + small), small / (1.0 + small));
@@ -114,6 +130,14 @@ impl Statistics {
             }
         }
         Ok(sum)
+    }
+
+    /// How many rows' worth of uncertain outcomes stand behind the sums, at least: each row's weight `μ(1 - μ)` is at
+    /// most 1/4, and they are summed in the intercept's cell of the information matrix. By Cauchy's inequality Kish's
+    /// effective sample size `(Σw)²/Σw²` is no less.
+    #[must_use]
+    pub fn effective_rows(&self) -> f64 {
+        4.0 * self.information.first().copied().unwrap_or_default()
     }
 
     /// Adds the statistics of other rows at the same coefficients.
@@ -441,7 +465,11 @@ mod tests {
     #[test]
     fn nearly_separated_outcomes_match_the_reference() {
         let formula = "benign ~ radius_mean+texture_mean+smoothness_mean";
-        let fit = fit(&[frame(formula, &reference::breast_cancer())]).unwrap();
+        let frame = frame(formula, &reference::breast_cancer());
+        let fit = fit(std::slice::from_ref(&frame)).unwrap();
+        let estimates: Vec<f64> = fit.coefficients.iter().map(|coefficient| coefficient.estimate).collect();
+        // A hundred of 569 rows are uncertain enough to count, far more than are asked for.
+        assert!((100.0..130.0).contains(&Statistics::of(&frame, &estimates).unwrap().effective_rows()));
         assert_reference(&fit, &reference::json()["breast_cancer"][format!("logistic {formula}")]);
     }
 
@@ -470,6 +498,19 @@ mod tests {
     }
 
     #[test]
+    fn made_up_coefficients_are_refused_or_leave_few_effective_rows() {
+        let frame = frame("cens ~ age", &reference::gbsg2());
+        let steep = |slope: f64, at: f64| Statistics::of(&frame, &[-slope * at, slope]);
+        // A step between two ages cuts the rows on one side out of the sums.
+        assert_eq!(steep(50.0, 21.5), Err(LogisticError::Extreme));
+        assert_eq!(steep(f64::NAN, 21.5), Err(LogisticError::Extreme));
+        assert_eq!(steep(f64::INFINITY, 21.5), Err(LogisticError::Extreme));
+        // What is left of steepness isolates the youngest patients, and is told by the weights.
+        assert!(steep(1.5, 21.0).unwrap().effective_rows() < 5.0);
+        assert!(steep(0.0, 0.0).unwrap().effective_rows() > 685.0);
+    }
+
+    #[test]
     fn a_redundant_column_is_named() {
         let text = "y,a,b\n0,1,2\n1,2,4\n0,3,6\n1,4,8\n0,5,10\n";
         assert_eq!(fit_text("y ~ a + b", text), Err(LogisticError::Singular { column: "b".into() }));
@@ -490,6 +531,23 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(16))]
+
+        #[test]
+        fn effective_rows_are_no_more_than_those_that_count(
+            coefficients in prop::collection::vec(-0.3..0.3_f64, 2),
+            rows in prop::collection::btree_set(0..686_usize, 1..60),
+        ) {
+            let all = frame("cens ~ age", &reference::gbsg2());
+            let few = part(&all, &rows.into_iter().collect::<Vec<_>>());
+            let effective = Statistics::of(&few, &coefficients).unwrap().effective_rows();
+            let weights: Vec<f64> = few.design.chunks(2).map(|x| {
+                let mean = 1.0 / (1.0 + (-(x[0] * coefficients[0] + x[1] * coefficients[1])).exp());
+                mean * (1.0 - mean)
+            }).collect();
+            let (sum, squares): (f64, f64) = (weights.iter().sum(), weights.iter().map(|weight| weight * weight).sum());
+            prop_assert!(effective <= few.rows() as f64 + 1e-9);
+            prop_assert!(effective <= sum * sum / squares * (1.0 + 1e-9));
+        }
 
         #[test]
         fn any_split_of_the_rows_gives_the_pooled_fit(sites in reference::split(686, 7)) {

@@ -153,7 +153,86 @@ fn too_few_rows_are_refused_and_the_reason_reaches_the_central_function() {
     let error = &federation.run(&[1], "kaplan_meier_partial", kwargs).unwrap_err()[0];
     assert!(error.contains("a group has few rows"), "{error}");
     let error = &federation.run(&[1], "logistic", json!({"formula": FORMULA, "organizations": [1]})).unwrap_err()[0];
-    assert!(error.contains("the model has 5 coefficients for 5 rows here"), "{error}");
+    assert!(error.contains("has a value that few rows share; at least 5 are needed"), "{error}");
+}
+
+/// Twenty rows for each of `count` organizations, of which `rare` at the first are unlike the others.
+fn with_rare_rows(count: usize, rare: usize) -> std::sync::Arc<Federation> {
+    let mut text = "y,x,flag,site,value\n".to_owned();
+    for row in 0..20 * count {
+        let is_rare = row % count == 0 && row / count < rare;
+        let (flag, site) = if is_rare { (1, "rare") } else { (0, "usual") };
+        text.push_str(&format!("{},{},{flag},{site},{}\n", row / count % 2, row % 7, 1000 + row));
+    }
+    Federation::new(&text, count)
+}
+
+#[test]
+fn a_model_with_a_column_that_few_rows_share_is_refused() {
+    for formula in ["y ~ x + site", "y ~ x + flag", "y ~ x + C(flag)", "flag ~ x"] {
+        let kwargs = json!({"formula": formula});
+        for (function, organizations) in [("logistic", &[2][..]), ("logistic_twin", &[1, 2])] {
+            let errors = with_rare_rows(2, 4).run(organizations, function, kwargs.clone()).unwrap_err();
+            let reason = "has a value that few rows share; at least 5 are needed";
+            assert!(errors.iter().any(|error| error.contains(reason)), "{formula}: {errors:?}");
+        }
+        assert_eq!(with_rare_rows(2, 5).run(&[2], "logistic", kwargs).unwrap()[0]["rows"], 40, "{formula}");
+    }
+}
+
+#[test]
+fn a_coding_or_coefficients_that_were_made_up_single_nobody_out() {
+    let federation = with_rare_rows(1, 1);
+    let ask = |formula: &str, coding: Value, coefficients: Value| {
+        let at = json!({"coding": coding, "coefficients": coefficients});
+        federation
+            .run(&[1], "logistic_partial", json!({"formula": formula, "at": at}))
+            .map_err(|mut error| error.remove(0))
+    };
+    // Whether `rare` is in the coding or not, the answer is the same.
+    for levels in [json!(["other", "usual"]), json!(["rare", "usual"])] {
+        let error = ask("y ~ site", json!({"site": levels}), json!([0.0, 0.0])).unwrap_err();
+        assert!(error.contains("column `site` has a value that few rows share"), "{error}");
+    }
+    let levels: Vec<String> = (1000..1020).map(|value| value.to_string()).collect();
+    let error = ask("y ~ value", json!({"value": levels}), json!(vec![0.0; 20])).unwrap_err();
+    assert!(error.contains("column `value` has a value that few rows share"), "{error}");
+    let error = ask("y ~ value", json!({"value": null}), json!([-1000.5 * 4.0, 4.0])).unwrap_err();
+    assert!(error.contains("few rows have an outcome that is uncertain at these coefficients"), "{error}");
+    let error = ask("y ~ value", json!({"value": null}), json!([-1000.5 * 1e6, 1e6])).unwrap_err();
+    assert!(error.contains("the coefficients are far from those of a fit"), "{error}");
+    assert!(ask("y ~ value", json!({"value": null}), json!([0.0, 0.0])).is_ok());
+}
+
+#[test]
+fn a_model_with_as_many_coefficients_as_rows_is_refused() {
+    let columns: Vec<String> = (0..12).map(|column| format!("c{column}")).collect();
+    let mut text = format!("y,{}\n", columns.join(","));
+    for row in 0..13_u32 {
+        let cells: Vec<String> = (1..=12_u32).map(|column| (row.pow(2) * column % 31).to_string()).collect();
+        text.push_str(&format!("{},{}\n", row % 2, cells.join(",")));
+    }
+    let formula = format!("y ~ {}", columns.join(" + "));
+    let error = &Federation::new(&text, 1).run(&[1], "logistic", json!({"formula": formula})).unwrap_err()[0];
+    assert!(error.contains("the model has 13 coefficients for 13 rows here"), "{error}");
+}
+
+#[test]
+fn a_secure_sum_is_over_nobody_or_over_enough_at_each_twin() {
+    let run = |rare: usize, site: &str| {
+        let kwargs = json!({"column": "value", "where": {"column": "site", "equals": site}});
+        with_rare_rows(3, rare).run(&[1, 2, 3], "secure_sum_twin", kwargs)
+    };
+    let assert_refused = |outcome: Result<Vec<Value>, Vec<String>>, reason: &str| {
+        let errors = outcome.unwrap_err();
+        assert!(errors.iter().any(|error| error.contains(reason)), "{errors:?}");
+    };
+    for rare in 1..5 {
+        assert_refused(run(rare, "rare"), "few rows would be summed; at least 5 are needed");
+        assert_refused(run(rare, "usual"), "few rows would be left out of the sum; at least 5 are needed");
+    }
+    assert_eq!(run(5, "rare").unwrap()[0]["total"], 1000 + 1003 + 1006 + 1009 + 1012);
+    assert_eq!(run(5, "nowhere").unwrap()[0]["total"], 0);
 }
 
 #[test]
