@@ -3,49 +3,49 @@
 //! The node seals what goes out, opens what comes in, signs subtasks, and hides a coordinator that is away for a while. The
 //! run reaches it at a loopback address of its own network, or through its control channel.
 
+mod connections;
 mod forward;
+mod query;
 mod results;
 mod route;
 mod subtask;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::SocketAddrV4,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use axum::{
-    Router,
     body::Body,
-    extract::{Request, State},
+    extract::Request,
     http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use twinmesh_client::Api;
 use twinmesh_overlay::Clock;
 use twinmesh_protocol::{
     digest::Digest,
-    id::{OrganizationId, RunId},
+    id::{OrganizationId, RunId, TaskId},
     wire::AlgorithmAddresses,
 };
 
 use crate::{
     journal::{Accepted, ContentKey, Journal},
     mesh::RunMeshes,
-    runtime::{RunHandle, RunStream},
+    runtime::RunHandle,
     sealing::Home,
     trust::Keyring,
 };
 
-use self::route::{Call, route};
-
-/// The longest body of a request. An input of 64 MiB is more than a coordinator takes in a body.
-const MAX_BODY_BYTES: usize = 96 << 20;
+use self::{
+    connections::{LIMITS, Room, answer_in},
+    query::{Arguments, LABEL},
+    route::{Call, route},
+};
 
 /// How long a run waits for a coordinator that is away before it is told so.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -66,7 +66,7 @@ pub struct Services {
 #[derive(Debug, Clone)]
 pub struct Served {
     pub run_id: RunId,
-    pub task_id: twinmesh_protocol::id::TaskId,
+    pub task_id: TaskId,
     pub attempt: u32,
     pub accepted: Accepted,
 }
@@ -74,10 +74,13 @@ pub struct Served {
 pub(crate) struct Gateway {
     services: Services,
     served: Served,
+    /// Lets one subtask be claimed at a time.
+    claiming: tokio::sync::Mutex<()>,
     /// Subtasks that are being made.
-    busy: tokio::sync::Mutex<BTreeSet<(ContentKey, u32)>>,
-    /// Who ran which run; never changes.
-    organizations: Mutex<BTreeMap<RunId, OrganizationId>>,
+    busy: Mutex<BTreeSet<(ContentKey, u32)>>,
+    /// Who runs what of the subtasks; never changes.
+    runs: Mutex<BTreeMap<TaskId, Arc<BTreeMap<RunId, OrganizationId>>>>,
+    room: Room,
 }
 
 /// An answer to a run that is no success.
@@ -106,55 +109,18 @@ fn answer(status: StatusCode, body: &Value) -> Response {
 
 /// Serves a run's gateway until the run has ended or `stop` is cancelled.
 pub async fn serve(services: Services, served: Served, handle: Arc<dyn RunHandle>, stop: CancellationToken) {
-    let run_id = served.run_id;
-    let gateway =
-        Arc::new(Gateway { services, served, busy: tokio::sync::Mutex::default(), organizations: Mutex::default() });
-    let router = Router::new().fallback(handle_request).with_state(gateway);
-    let ended = stop.child_token();
-    let connections = Connections { handle, ended: ended.clone() };
-    let serving = axum::serve(connections, router);
-    tokio::select! {
-        result = async { serving.await } => {
-            if let Err(error) = result {
-                tracing::debug!(run.id = %run_id, %error, "the gateway ended");
-            }
-        }
-        () = ended.cancelled() => {}
-    }
+    let gateway = Arc::new(Gateway {
+        services,
+        served,
+        claiming: tokio::sync::Mutex::default(),
+        busy: Mutex::default(),
+        runs: Mutex::default(),
+        room: Room::new(LIMITS),
+    });
+    connections::serve(LIMITS, handle, stop, move |request| handle_request(Arc::clone(&gateway), request)).await;
 }
 
-/// The connections that a run makes to its gateway.
-struct Connections {
-    handle: Arc<dyn RunHandle>,
-    ended: CancellationToken,
-}
-
-impl axum::serve::Listener for Connections {
-    type Io = RunStream;
-    type Addr = ();
-
-    async fn accept(&mut self) -> (RunStream, ()) {
-        loop {
-            match self.handle.accept_gateway().await {
-                Ok(stream) => return (stream, ()),
-                Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-                    self.ended.cancel();
-                    std::future::pending::<()>().await;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "cannot accept a connection to a run's gateway");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-async fn handle_request(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+async fn handle_request(gateway: Arc<Gateway>, request: Request) -> Response {
     match gateway.handle(request).await {
         Ok(response) => response,
         Err(failure) => {
@@ -174,33 +140,38 @@ impl Gateway {
                 format!("an algorithm may not call {} /{path} at this node", parts.method),
             ));
         };
+        let arguments = Arguments::read(&path, parts.uri.query().unwrap_or_default())?;
         if call == Call::Open {
             return self.forward_unauthenticated(&path).await;
         }
         let token = self.token(&parts.headers)?;
         let api = self.services.api.with_token(&token);
-        let target = match parts.uri.query() {
-            Some(query) => format!("{path}?{query}"),
-            None => path,
-        };
+        let target = arguments.target(&path);
         match call {
             Call::Open | Call::Forward => Ok(answer(StatusCode::OK, &self.forward(&api, Method::GET, &target).await?)),
             Call::BlobStatus => Ok(answer(StatusCode::OK, &json!({"blob_store_enabled": false}))),
             Call::Blob => Err(Failure::new(StatusCode::NOT_IMPLEMENTED, "this node carries payloads inline")),
             Call::TaskStatus => self.task_status(&api, &target).await,
+            Call::Runs => {
+                let place = self.room.take().await;
+                Ok(answer_in(place, &self.runs(&api, &arguments, &target).await?))
+            }
+            Call::Run => {
+                let place = self.room.take().await;
+                Ok(answer_in(place, &self.run(&api, &target).await?))
+            }
             Call::Results => {
-                let mut page = self.forward(&api, Method::GET, &target).await?;
-                self.open_page(&api, &mut page).await?;
-                Ok(answer(StatusCode::OK, &page))
+                let place = self.room.take().await;
+                Ok(answer_in(place, &self.results(&api, &arguments).await?))
             }
             Call::Result => {
-                let mut item = self.forward(&api, Method::GET, &target).await?;
-                self.open_item(&api, &mut item).await?;
-                Ok(answer(StatusCode::OK, &item))
+                let id = path.rsplit('/').next().and_then(|id| id.parse().ok()).unwrap_or_default();
+                let place = self.room.take().await;
+                Ok(answer_in(place, &self.result(&api, RunId::new(id)).await?))
             }
-            Call::Addresses => self.addresses(&api, &target).await,
+            Call::Addresses => self.addresses(&api, &target, arguments.one(LABEL)?).await,
             Call::CreateTask => {
-                let body = read_body(body).await?;
+                let (body, _place) = self.room.read(body).await?;
                 let key = parts.headers.get("idempotency-key").and_then(|value| value.to_str().ok());
                 self.create_subtask(&api, &body, key).await
             }
@@ -222,10 +193,11 @@ impl Gateway {
     }
 
     /// Twins' addresses: those of the job's members, which then exist inside the run.
-    async fn addresses(&self, api: &Api, target: &str) -> Result<Response, Failure> {
+    async fn addresses(&self, api: &Api, target: &str, label: Option<&str>) -> Result<Response, Failure> {
         let body = self.forward(api, Method::GET, target).await?;
         let mut answered: AlgorithmAddresses = serde_json::from_value(body)
             .map_err(|error| Failure::new(StatusCode::BAD_GATEWAY, format!("the coordinator's addresses: {error}")))?;
+        answered.addresses.retain(|address| label.is_none() || address.label.as_deref() == label);
         let Some(meshes) = &self.services.meshes else {
             answered.addresses.clear();
             return Ok(answer(StatusCode::OK, &json!(answered)));
@@ -276,13 +248,4 @@ pub async fn open_addresses(
     }
     meshes.listen(run_id, addresses).await?;
     Ok(())
-}
-
-async fn read_body(body: Body) -> Result<Bytes, Failure> {
-    axum::body::to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| {
-        Failure::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is longer than {MAX_BODY_BYTES} bytes, or broke off"),
-        )
-    })
 }

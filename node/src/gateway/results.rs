@@ -1,101 +1,257 @@
-//! Opens the results of a run's subtasks.
+//! The runs and results of a run's own subtasks.
+//!
+//! A coordinator may lie about both. So a run gets results of the subtasks only that the journal knows as its own; whose
+//! they are and for what follows from what this node signed for the subtask; and each of its receivers has exactly one.
 
-use std::sync::PoisonError;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+};
 
-use axum::http::StatusCode;
-use serde_json::Value;
+use axum::http::{Method, StatusCode};
+use serde_json::{Value, json};
 use twinmesh_client::Api;
 use twinmesh_protocol::{
     id::{OrganizationId, RunId, TaskId},
     manifest::TaskManifest,
     payload,
     sealed::Direction,
-    wire::{Link, RunResult},
+    status::RunStatus,
+    wire::{One, Run, RunResult},
 };
 
-use super::{Failure, Gateway, forward::patiently};
+use super::{Failure, Gateway, forward::patiently, query::Arguments};
 use crate::{sealing::Correspondent, trust::Sources as _};
 
+type Runs = Arc<BTreeMap<RunId, OrganizationId>>;
+
 impl Gateway {
-    /// Opens each result of a page.
-    pub(super) async fn open_page(&self, api: &Api, page: &mut Value) -> Result<(), Failure> {
-        let Some(items) = page.get_mut("data").and_then(Value::as_array_mut) else {
-            return Err(Failure::new(StatusCode::BAD_GATEWAY, "the coordinator's list of results has no `data`"));
+    /// Runs: those of an own subtask are checked, all others are the coordinator's word.
+    pub(super) async fn runs(&self, api: &Api, arguments: &Arguments, target: &str) -> Result<Value, Failure> {
+        let manifest = match arguments.number("task_id")?.map(TaskId::new) {
+            Some(task_id) => self.own_subtask(task_id).await?.flatten().map(|manifest| (task_id, manifest)),
+            None => None,
         };
-        for item in items {
-            self.open_item(api, item).await?;
+        let Some((task_id, manifest)) = manifest else {
+            return self.forward(api, Method::GET, target).await;
+        };
+        if arguments.number("page")?.is_some_and(|page| page > 1) {
+            return Ok(whole::<()>(&[]));
         }
-        Ok(())
+        let known = self.runs_of(api, task_id, &manifest).await?;
+        let mut listed = patiently(|| api.run_list(task_id)).await?;
+        if checked(task_id, &manifest, &listed)? != *known {
+            return Err(lie(format!("the coordinator lists other runs of task {task_id} than before")));
+        }
+        listed.sort_by_key(|run| std::cmp::Reverse(run.id));
+        Ok(whole(&listed))
+    }
+
+    /// One run, checked when it is of an own subtask.
+    pub(super) async fn run(&self, api: &Api, target: &str) -> Result<Value, Failure> {
+        let item = self.forward(api, Method::GET, target).await?;
+        let run: Run = serde_json::from_value(item.clone())
+            .map_err(|error| Failure::new(StatusCode::BAD_GATEWAY, format!("the coordinator's run: {error}")))?;
+        if let Some(task_id) = task_of(&run)
+            && let Some(Some(manifest)) = self.own_subtask(task_id).await?
+        {
+            let known = self.runs_of(api, task_id, &manifest).await?.get(&run.id).copied();
+            if known.is_none() || known != organization_of(&run) {
+                return Err(lie(format!("the coordinator does not say the same of run {} as before", run.id)));
+            }
+        }
+        Ok(item)
+    }
+
+    /// The results of an own subtask, opened: all of them on the first page.
+    pub(super) async fn results(&self, api: &Api, arguments: &Arguments) -> Result<Value, Failure> {
+        let Some(task_id) = arguments.number("task_id")?.map(TaskId::new) else {
+            return Err(Failure::new(StatusCode::BAD_REQUEST, "give the `task_id` whose results are wanted"));
+        };
+        let manifest = self.subtask(task_id).await?;
+        if arguments.number("page")?.is_some_and(|page| page > 1) {
+            return Ok(whole::<()>(&[]));
+        }
+        let mut results = patiently(|| api.result_list(task_id)).await?;
+        results.sort_by_key(|result| std::cmp::Reverse(result.id));
+        if let Some(manifest) = manifest {
+            let runs = self.runs_of(api, task_id, &manifest).await?;
+            // The runs come in the opposite order.
+            if !results.iter().map(|result| &result.id).eq(runs.keys().rev()) {
+                return Err(lie(format!(
+                    "the coordinator's {} results are not those of the {} runs of task {task_id}",
+                    results.len(),
+                    runs.len()
+                )));
+            }
+            for result in &mut results {
+                self.open(api, task_id, &manifest, &runs, result).await?;
+            }
+        }
+        Ok(whole(&results))
+    }
+
+    /// One result of an own subtask, opened.
+    pub(super) async fn result(&self, api: &Api, run_id: RunId) -> Result<Value, Failure> {
+        let mut result = patiently(|| api.result_get(run_id)).await?;
+        let task_id = result.task.as_ref().map(|task| TaskId::new(task.id));
+        let task_id = task_id.ok_or_else(|| lie(format!("the result of run {run_id} does not name its task")))?;
+        let manifest = self.subtask(task_id).await?;
+        if result.id != run_id {
+            return Err(lie(format!("the coordinator answers with run {} when asked for {run_id}", result.id)));
+        }
+        if let Some(manifest) = manifest {
+            let runs = self.runs_of(api, task_id, &manifest).await?;
+            self.open(api, task_id, &manifest, &runs, &mut result).await?;
+        }
+        Ok(json!(result))
+    }
+
+    /// What was signed for a task, if the run may read its results; none in an open collaboration without signatures.
+    async fn subtask(&self, task_id: TaskId) -> Result<Option<TaskManifest>, Failure> {
+        let manifest = self.own_subtask(task_id).await?.ok_or_else(|| {
+            Failure::new(
+                StatusCode::FORBIDDEN,
+                format!("task {task_id} is no subtask of this run, so its results are not for it"),
+            )
+        })?;
+        if manifest.is_none() && self.services.home.encrypted {
+            return Err(Failure::new(
+                StatusCode::FORBIDDEN,
+                format!("task {task_id} is not signed, so its results cannot be told from forged ones"),
+            ));
+        }
+        Ok(manifest)
+    }
+
+    /// Whether a task is a subtask that this run made, and what was signed for it.
+    async fn own_subtask(&self, task_id: TaskId) -> Result<Option<Option<TaskManifest>>, Failure> {
+        let failed = |text: String| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, text);
+        let subtask = self.services.journal.subtask_fetch(self.served.run_id, task_id).await;
+        let Some(subtask) = subtask.map_err(|error| failed(error.to_string()))? else { return Ok(None) };
+        let Some(signed) = subtask.manifest else { return Ok(Some(None)) };
+        let manifest = signed.read_unverified().map_err(|error| failed(format!("the journal's {error}")))?;
+        let parent = self.served.accepted.details.manifest.as_ref().map(|parent| parent.digest());
+        if manifest.parent != parent {
+            return Err(Failure::new(
+                StatusCode::FORBIDDEN,
+                format!("task {task_id} is a subtask of another task than this run's"),
+            ));
+        }
+        Ok(Some(Some(manifest)))
+    }
+
+    /// The runs of a subtask: one for each receiver.
+    async fn runs_of(&self, api: &Api, task_id: TaskId, manifest: &TaskManifest) -> Result<Runs, Failure> {
+        let known = self.runs.lock().unwrap_or_else(PoisonError::into_inner).get(&task_id).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let listed = patiently(|| api.run_list(task_id)).await?;
+        let checked = Arc::new(checked(task_id, manifest, &listed)?);
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever came first is believed, or two questions at once could be answered differently.
+        Ok(Arc::clone(runs.entry(task_id).or_insert(checked)))
     }
 
     /// Replaces a sealed result by base64 of its content.
     ///
-    /// Results that were sealed to another organization stay as they are. One that is ours and cannot be opened is an error:
-    /// a central function must not go on without noticing.
-    pub(super) async fn open_item(&self, api: &Api, item: &mut Value) -> Result<(), Failure> {
+    /// One that is not sealed, or cannot be opened, is an error: a central function must not go on without noticing.
+    async fn open(
+        &self,
+        api: &Api,
+        task_id: TaskId,
+        manifest: &TaskManifest,
+        runs: &BTreeMap<RunId, OrganizationId>,
+        result: &mut RunResult,
+    ) -> Result<(), Failure> {
+        let run_id = result.id;
+        let organization_id = runs.get(&run_id).copied().ok_or_else(|| {
+            lie(format!("the coordinator offers run {run_id} as one of task {task_id}, which it is not"))
+        })?;
+        let refuse = |reason: &dyn std::fmt::Display| {
+            lie(format!("the result of organization {organization_id} (run {run_id}) cannot be opened: {reason}"))
+        };
+        if result.task.as_ref().map(|task| TaskId::new(task.id)) != Some(task_id)
+            || result.run.as_ref().is_some_and(|run| RunId::new(run.id) != run_id)
+        {
+            return Err(refuse(&format!("it is said to be of another run or task than {task_id}")));
+        }
         if !self.services.home.encrypted {
             return Ok(());
         }
-        let result: RunResult = serde_json::from_value(item.clone())
-            .map_err(|error| Failure::new(StatusCode::BAD_GATEWAY, format!("the coordinator's result: {error}")))?;
-        let text = match &result.result {
-            Some(text) if !text.is_empty() && !result.blob_storage_used => text,
-            Some(_) | None => return Ok(()),
+        if result.blob_storage_used {
+            return Err(refuse(&"it is kept elsewhere, but payloads are carried inline here"));
+        }
+        let Some(text) = result.result.as_ref().filter(|text| !text.is_empty()) else {
+            let run = patiently(|| api.run_get(run_id)).await?;
+            return match run.status {
+                RunStatus::Completed => Err(refuse(&"it is missing, though the run is completed")),
+                _ => Ok(()),
+            };
         };
-        let link = |link: &Option<Link>, what: &str| {
-            link.as_ref().map(|link| link.id).ok_or_else(|| {
-                Failure::new(StatusCode::BAD_GATEWAY, format!("the coordinator's result does not name its {what}"))
-            })
-        };
-        let task_id = TaskId::new(link(&result.task, "task")?);
-        let run_id = result.run.as_ref().map_or(result.id, |run| RunId::new(run.id));
-        let ancestor = self
-            .services
-            .keyring
-            .ancestor(task_id)
-            .await
-            .map_err(|error| Failure::new(StatusCode::SERVICE_UNAVAILABLE, format!("task {task_id}: {error}")))?;
-        let Some(manifest) = ancestor.manifest.and_then(|signed| self.own_manifest(&signed)) else {
-            return Ok(());
-        };
-        let organization_id = self.organization_of(api, task_id, run_id).await?;
-        let refuse = |reason: String| {
-            tracing::warn!(run.id = %run_id, organization.id = %organization_id, "a result cannot be opened: {reason}");
-            Failure::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                format!("the result of organization {organization_id} (run {run_id}) cannot be opened: {reason}"),
-            )
-        };
-        let key = self.services.keyring.key(organization_id).await.map_err(|error| refuse(error.to_string()))?;
+        let key = self.services.keyring.key(organization_id).await.map_err(|error| {
+            let status = if error.is_transient() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::FORBIDDEN };
+            Failure::new(status, format!("the result of organization {organization_id} cannot be opened: {error}"))
+        })?;
         let from = Correspondent { organization_id, key, nonce: manifest.nonce };
-        let content =
-            self.services.home.read(Direction::Result, Some(&from), text).map_err(|error| refuse(error.to_string()))?;
-        item["result"] = Value::String(payload::to_text(&content));
+        let content = self.services.home.read(Direction::Result, Some(&from), text).map_err(|error| refuse(&error))?;
+        result.result = Some(payload::to_text(&content));
         Ok(())
     }
+}
 
-    /// The manifest, if this organization signed it: then the results are sealed to it.
-    pub(super) fn own_manifest(&self, signed: &twinmesh_protocol::manifest::SignedManifest) -> Option<TaskManifest> {
-        let own = self.services.home.key.as_ref()?.public();
-        let manifest = signed.verify(&own).ok()?;
-        (manifest.initiator == self.services.home.organization_id).then_some(manifest)
-    }
+/// A list that is complete on its first page.
+fn whole<T: serde::Serialize>(items: &[T]) -> Value {
+    json!({"data": items, "links": {}})
+}
 
-    /// Where a run ran.
-    async fn organization_of(&self, api: &Api, task: TaskId, run: RunId) -> Result<OrganizationId, Failure> {
-        let known = self.organizations.lock().unwrap_or_else(PoisonError::into_inner).get(&run).copied();
-        if let Some(known) = known {
-            return Ok(known);
+/// What the coordinator says cannot be true.
+fn lie(text: String) -> Failure {
+    tracing::warn!("{text}");
+    Failure::new(StatusCode::UNPROCESSABLE_ENTITY, text)
+}
+
+/// Whether the runs listed are those of a subtask, each receiver's once.
+fn checked(
+    task_id: TaskId,
+    manifest: &TaskManifest,
+    listed: &[Run],
+) -> Result<BTreeMap<RunId, OrganizationId>, Failure> {
+    let mut runs = BTreeMap::new();
+    for run in listed {
+        if task_of(run).is_some_and(|named| named != task_id) {
+            return Err(lie(format!("the coordinator lists run {} under task {task_id}, of which it is not", run.id)));
         }
-        let runs = patiently(|| api.run_list(task)).await?;
-        let mut organizations = self.organizations.lock().unwrap_or_else(PoisonError::into_inner);
-        for run in runs {
-            if let Some(organization) = run.organization {
-                organizations.insert(run.id, OrganizationId::new(organization.id));
-            }
+        let organization = organization_of(run);
+        let organization =
+            organization.ok_or_else(|| lie(format!("the coordinator does not say where run {} runs", run.id)))?;
+        if runs.insert(run.id, organization).is_some() {
+            return Err(lie(format!("the coordinator lists run {} of task {task_id} twice", run.id)));
         }
-        organizations.get(&run).copied().ok_or_else(|| {
-            Failure::new(StatusCode::BAD_GATEWAY, format!("the coordinator does not list run {run} under task {task}"))
-        })
     }
+    let mut found: Vec<OrganizationId> = runs.values().copied().collect();
+    let mut asked: Vec<OrganizationId> = manifest.receivers.iter().map(|receiver| receiver.organization_id).collect();
+    found.sort_unstable();
+    asked.sort_unstable();
+    if found == asked {
+        return Ok(runs);
+    }
+    let names = |ids: &[OrganizationId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Err(lie(format!(
+        "task {task_id} asked the organizations {}, but the coordinator lists runs of {}",
+        names(&asked),
+        if found.is_empty() { "none".into() } else { names(&found) }
+    )))
+}
+
+fn task_of(run: &Run) -> Option<TaskId> {
+    run.task.as_ref().map(|task| match task {
+        One::Link(link) => TaskId::new(link.id),
+        One::Item(task) => task.id,
+    })
+}
+
+fn organization_of(run: &Run) -> Option<OrganizationId> {
+    run.organization.as_ref().map(|organization| OrganizationId::new(organization.id))
 }

@@ -11,6 +11,8 @@ pub(super) enum Call {
     Forward,
     CreateTask,
     TaskStatus,
+    Runs,
+    Run,
     Results,
     Result,
     Addresses,
@@ -22,14 +24,15 @@ pub(super) enum Call {
 /// Which call a request is; `None` for everything that is not allowed.
 pub(super) fn route(method: &Method, path: &str) -> Option<Call> {
     let segments: Vec<&str> = path.split('/').collect();
-    let is_id = |text: &str| text.parse::<i64>().is_ok_and(|id| id > 0);
+    // In one form only: a path goes on to the coordinator as it is.
+    let is_id = |text: &str| text.parse::<i64>().is_ok_and(|id| id > 0 && id.to_string() == text);
     if *method == Method::GET {
         return match *segments.as_slice() {
             ["version" | "health"] => Some(Call::Open),
-            ["organization" | "collaboration" | "study" | "task" | "run"] => Some(Call::Forward),
-            ["organization" | "collaboration" | "study" | "task" | "run" | "node", id] if is_id(id) => {
-                Some(Call::Forward)
-            }
+            ["organization" | "collaboration" | "study" | "task"] => Some(Call::Forward),
+            ["organization" | "collaboration" | "study" | "task" | "node", id] if is_id(id) => Some(Call::Forward),
+            ["run"] => Some(Call::Runs),
+            ["run", id] if is_id(id) => Some(Call::Run),
             ["task", id, "status"] if is_id(id) => Some(Call::TaskStatus),
             ["result"] => Some(Call::Results),
             ["result", id] if is_id(id) => Some(Call::Result),
@@ -60,6 +63,9 @@ mod tests {
             (Method::GET, "organization", Some(Call::Forward)),
             (Method::GET, "task/7", Some(Call::Forward)),
             (Method::GET, "task/7/status", Some(Call::TaskStatus)),
+            (Method::GET, "task/007", None),
+            (Method::GET, "task/+7", None),
+            (Method::GET, "run/7", Some(Call::Run)),
             (Method::GET, "result", Some(Call::Results)),
             (Method::GET, "vpn/algorithm/addresses", Some(Call::Addresses)),
             (Method::POST, "task", Some(Call::CreateTask)),

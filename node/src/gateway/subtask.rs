@@ -1,5 +1,7 @@
 //! Makes subtasks: seals their inputs, signs what they are, and makes each only once.
 
+use std::sync::PoisonError;
+
 use axum::{http::StatusCode, response::Response};
 use data_encoding::HEXLOWER;
 use serde::Deserialize;
@@ -18,7 +20,7 @@ use twinmesh_protocol::{
 
 use super::{Failure, Gateway, answer, forward::patiently};
 use crate::{
-    journal::{JournalError, SubtaskClaim},
+    journal::{ContentKey, JournalError, SubtaskClaim},
     sealing::Correspondent,
     trust::Sources as _,
 };
@@ -37,40 +39,55 @@ impl Gateway {
         new.collaboration_id = Some(self.services.home.collaboration_id);
         let content = content_key(&new, key)?;
 
-        let claim = self.claim(content).await?;
-        let made = self.make(api, new, &claim).await;
-        self.busy.lock().await.remove(&(claim.content, claim.occurrence));
-        let task = made?;
-        if let Err(error) = self.services.journal.subtask_answered(&claim, task.id).await {
-            // The coordinator knows the task by its key, so it is found again without this entry.
-            tracing::warn!(run.id = %self.served.run_id, %error, "a subtask is not recorded");
+        if self.services.home.encrypted {
+            conceal(&mut new);
+        }
+
+        let (claim, _busy) = self.claim(content).await?;
+        let task = self.make(api, new, &claim).await?;
+        // Results are read by this entry, so the run hears of no task without one. Should it ask again it gets this task:
+        // the coordinator knows it by its key.
+        let is_new = self.services.journal.subtask_answered(&claim, task.id).await.map_err(unrecorded)?;
+        if !is_new {
+            tracing::warn!(run.id = %self.served.run_id, task.id = %task.id, "the coordinator answers with a task made before");
+            return Err(Failure::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                format!("the coordinator answers with task {}, which is that of another subtask", task.id),
+            ));
         }
         Ok(answer(StatusCode::CREATED, &json!(task)))
     }
 
-    async fn claim(&self, content: Digest) -> Result<SubtaskClaim, Failure> {
-        let mut busy = self.busy.lock().await;
+    async fn claim(&self, content: Digest) -> Result<(SubtaskClaim, Busy<'_>), Failure> {
+        let _one_at_a_time = self.claiming.lock().await;
         let served = &self.served;
-        let claim = self.services.journal.subtask_claim(served.run_id, served.attempt, content, &busy).await.map_err(
-            |error| match error {
-                JournalError::Full => Failure::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string()),
-                error => {
-                    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the subtask cannot be recorded: {error}"))
-                }
-            },
-        )?;
-        busy.insert((claim.content, claim.occurrence));
-        Ok(claim)
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let claim = self.services.journal.subtask_claim(served.run_id, served.attempt, content, &busy).await;
+        let claim = claim.map_err(unrecorded)?;
+        let place = (claim.content, claim.occurrence);
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
+        Ok((claim, Busy { gateway: self, place }))
     }
 
     async fn make(&self, api: &Api, mut new: NewTask, claim: &SubtaskClaim) -> Result<Task, Failure> {
         if let Some(task_id) = claim.task_id {
             tracing::debug!(run.id = %self.served.run_id, task.id = %task_id, "the run asks again for a subtask it made");
-            return patiently(|| api.task_get(task_id)).await;
+            let task = patiently(|| api.task_get(task_id)).await?;
+            if task.id != task_id {
+                return Err(Failure::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    format!("the coordinator answers with task {} when asked for {task_id}", task.id),
+                ));
+            }
+            return Ok(task);
         }
         let parent = self.served.accepted.details.manifest.as_ref();
         match parent {
-            Some(parent) => self.sign(&mut new, parent, claim).await?,
+            Some(parent) => {
+                let signed = self.sign(&mut new, parent, claim).await?;
+                self.services.journal.subtask_signed(claim, &signed).await.map_err(unrecorded)?;
+                new.manifest = Some(signed);
+            }
             None if self.services.home.encrypted => {
                 return Err(Failure::new(
                     StatusCode::FORBIDDEN,
@@ -85,7 +102,12 @@ impl Gateway {
     }
 
     /// Seals the inputs and signs the subtask in the organization's name, within what the parent allows.
-    async fn sign(&self, new: &mut NewTask, parent: &SignedManifest, claim: &SubtaskClaim) -> Result<(), Failure> {
+    async fn sign(
+        &self,
+        new: &mut NewTask,
+        parent: &SignedManifest,
+        claim: &SubtaskClaim,
+    ) -> Result<SignedManifest, Failure> {
         let home = &self.services.home;
         let forbidden = |text: String| Failure::new(StatusCode::FORBIDDEN, text);
         let key = home
@@ -151,9 +173,7 @@ impl Gateway {
             not_after: parent_manifest.not_after,
         };
         manifest.check_within(parent, &parent_manifest).map_err(|error| forbidden(error.to_string()))?;
-        let signed = Signed::sign(&manifest, key).map_err(|error| bad_request(error.to_string()))?;
-        new.manifest = Some(signed);
-        Ok(())
+        Signed::sign(&manifest, key).map_err(|error| bad_request(error.to_string()))
     }
 
     /// A number that belongs to this subtask alone, the same whenever it is asked for again.
@@ -168,6 +188,37 @@ impl Gateway {
         hash.update(claim.occurrence.to_be_bytes());
         Digest::of(&hash.finalize())
     }
+}
+
+/// The place of a request that is under way; free again when the run no longer waits for it.
+struct Busy<'a> {
+    gateway: &'a Gateway,
+    place: (ContentKey, u32),
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.gateway.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.place);
+    }
+}
+
+/// Takes out every text of the run's own that the coordinator could read. What is asked of databases is compared with what
+/// the initiator signed, and inputs are sealed.
+fn conceal(new: &mut NewTask) {
+    new.name = Some("subtask".into());
+    new.description = None;
+    // The coordinator takes the parent's store.
+    new.store_id = None;
+    new.server_url = None;
+}
+
+fn unrecorded(error: JournalError) -> Failure {
+    let status = match error {
+        JournalError::Full => StatusCode::INSUFFICIENT_STORAGE,
+        JournalError::Subtasks => StatusCode::FORBIDDEN,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Failure::new(status, format!("the subtask cannot be recorded: {error}"))
 }
 
 fn bad_request(text: impl Into<String>) -> Failure {

@@ -28,7 +28,7 @@ use twinmesh_protocol::{
 };
 
 pub use record::{Accepted, Details, PortRecord, Record, Seed, Stage};
-pub use subtask::{ContentKey, SubtaskClaim};
+pub use subtask::{ContentKey, MAX_SUBTASKS, Subtask, SubtaskClaim};
 
 use crate::config::AlgorithmPort;
 
@@ -72,7 +72,8 @@ CREATE TABLE IF NOT EXISTS subtask (
     occurrence INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
     answered INTEGER NOT NULL,
-    task_id INTEGER,
+    task_id INTEGER UNIQUE,
+    manifest TEXT,
     PRIMARY KEY (run_id, content, occurrence)
 ) STRICT;
 ";
@@ -100,6 +101,8 @@ pub enum JournalError {
     /// The manifest was accepted before, and this is no further attempt at the run that it was accepted for.
     #[error("the manifest was accepted before, as run {run_id}")]
     Replayed { run_id: RunId },
+    #[error("the run has made {MAX_SUBTASKS} subtasks, more than which none may make")]
+    Subtasks,
     #[error("no external port is free: {used} are in use")]
     NoPort { used: usize },
     #[error("the journal has no run {0}")]

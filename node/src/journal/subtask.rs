@@ -10,12 +10,23 @@ use sqlx::Row as _;
 use twinmesh_protocol::{
     digest::Digest,
     id::{RunId, TaskId},
+    manifest::SignedManifest,
 };
 
 use super::{Journal, JournalError};
 
 /// The digest of what a run asks for in a subtask.
 pub type ContentKey = Digest;
+
+/// How many subtasks a run may make. Some rounds over all organizations are a few hundred.
+pub const MAX_SUBTASKS: i64 = 10_000;
+
+/// A subtask that a run made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subtask {
+    /// What this node signed for it, if it did.
+    pub manifest: Option<SignedManifest>,
+}
 
 /// The place that a request for a subtask takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +42,10 @@ impl Journal {
     /// Claims the next place for a request of an attempt; `busy` are the places of requests that are under way.
     ///
     /// The caller lets one claim of a run be made at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError::Subtasks`] when the run asked for too many already.
     pub async fn subtask_claim(
         &self,
         run_id: RunId,
@@ -62,6 +77,13 @@ impl Journal {
             let task_id = row.try_get::<Option<i64>, _>("task_id")?.map(TaskId::new);
             return Ok(SubtaskClaim { run_id, content, occurrence, task_id });
         }
+        let made: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM subtask WHERE run_id = ?")
+            .bind(run_id.get())
+            .fetch_one(&self.pool)
+            .await?;
+        if made >= MAX_SUBTASKS {
+            return Err(JournalError::Subtasks);
+        }
         let occurrence = number(i64::try_from(rows.len()).unwrap_or(i64::MAX), run_id)?;
         sqlx::query(
             "INSERT INTO subtask (run_id, content, occurrence, attempt, answered, task_id) VALUES (?, ?, ?, ?, 0, NULL)",
@@ -75,10 +97,12 @@ impl Journal {
         Ok(SubtaskClaim { run_id, content, occurrence, task_id: None })
     }
 
-    /// Records which task was made, and that the run is now told of it.
-    pub async fn subtask_answered(&self, claim: &SubtaskClaim, task_id: TaskId) -> Result<(), JournalError> {
-        sqlx::query("UPDATE subtask SET task_id = ?, answered = 1 WHERE run_id = ? AND content = ? AND occurrence = ?")
-            .bind(task_id.get())
+    /// Records what is signed for a subtask, before anybody else sees it.
+    pub async fn subtask_signed(&self, claim: &SubtaskClaim, manifest: &SignedManifest) -> Result<(), JournalError> {
+        let manifest = serde_json::to_string(manifest)
+            .map_err(|error| JournalError::Entry { run_id: claim.run_id.get(), problem: error.to_string() })?;
+        sqlx::query("UPDATE subtask SET manifest = ? WHERE run_id = ? AND content = ? AND occurrence = ?")
+            .bind(manifest)
             .bind(claim.run_id.get())
             .bind(claim.content.to_string())
             .bind(i64::from(claim.occurrence))
@@ -86,9 +110,118 @@ impl Journal {
             .await?;
         Ok(())
     }
+
+    /// Records which task was made, and that the run is now told of it.
+    ///
+    /// Answers `false`, and records nothing, when the task is that of another subtask.
+    pub async fn subtask_answered(&self, claim: &SubtaskClaim, task_id: TaskId) -> Result<bool, JournalError> {
+        let updated = sqlx::query(
+            "UPDATE OR IGNORE subtask SET task_id = ?, answered = 1 WHERE run_id = ? AND content = ? AND occurrence = ? \
+             AND (task_id IS NULL OR task_id = ?)",
+        )
+        .bind(task_id.get())
+        .bind(claim.run_id.get())
+        .bind(claim.content.to_string())
+        .bind(i64::from(claim.occurrence))
+        .bind(task_id.get())
+        .execute(&self.pool)
+        .await?;
+        Ok(updated.rows_affected() == 1)
+    }
+
+    /// The subtask of a run that a task is, if it is one.
+    pub async fn subtask_fetch(&self, run_id: RunId, task_id: TaskId) -> Result<Option<Subtask>, JournalError> {
+        let row = sqlx::query("SELECT manifest FROM subtask WHERE run_id = ? AND task_id = ?")
+            .bind(run_id.get())
+            .bind(task_id.get())
+            .fetch_optional(&self.pool)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let manifest = row
+            .try_get::<Option<String>, _>("manifest")?
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(|error| JournalError::Entry { run_id: run_id.get(), problem: error.to_string() })?;
+        Ok(Some(Subtask { manifest }))
+    }
 }
 
 fn number(value: i64, run_id: RunId) -> Result<u32, JournalError> {
     u32::try_from(value)
         .map_err(|_| JournalError::Entry { run_id: run_id.get(), problem: "`occurrence` is out of range".into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use camino::Utf8Path;
+    use twinmesh_protocol::{
+        id::{JobId, OrganizationId},
+        time::Time,
+    };
+
+    use super::*;
+    use crate::journal::{Acceptance, Details};
+
+    async fn journal(folder: &tempfile::TempDir) -> Journal {
+        let journal = Journal::open(Utf8Path::from_path(folder.path()).unwrap(), None).await.unwrap();
+        for run in [1, 2] {
+            let details = Details {
+                image: "image".into(),
+                initiator: OrganizationId::new(1),
+                manifest: None,
+                mesh: "job-1".into(),
+                members: vec![OrganizationId::new(1)],
+            };
+            let acceptance = Acceptance {
+                run_id: RunId::new(run),
+                task_id: TaskId::new(run),
+                job_id: JobId::new(1),
+                parent_id: None,
+                details,
+                manifest: None,
+                ports: Vec::new(),
+                token_digest: Digest::of(b"token"),
+            };
+            journal.run_begin(&acceptance, 1, Time::from_micros(0)).await.unwrap();
+        }
+        journal
+    }
+
+    #[tokio::test]
+    async fn a_task_is_one_subtask_of_one_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = journal(&folder).await;
+        let (task, none) = (TaskId::new(10), BTreeSet::new());
+        let first = journal.subtask_claim(RunId::new(1), 1, Digest::of(b"first"), &none).await.unwrap();
+        let second = journal.subtask_claim(RunId::new(1), 1, Digest::of(b"second"), &none).await.unwrap();
+        let other = journal.subtask_claim(RunId::new(2), 1, Digest::of(b"first"), &none).await.unwrap();
+        assert!(journal.subtask_answered(&first, task).await.unwrap());
+        assert!(journal.subtask_answered(&first, task).await.unwrap(), "the same once more");
+        assert!(!journal.subtask_answered(&second, task).await.unwrap());
+        assert!(!journal.subtask_answered(&other, task).await.unwrap());
+        assert!(!journal.subtask_answered(&first, TaskId::new(11)).await.unwrap());
+        assert_eq!(journal.subtask_fetch(RunId::new(1), task).await.unwrap(), Some(Subtask { manifest: None }));
+        assert_eq!(journal.subtask_fetch(RunId::new(2), task).await.unwrap(), None);
+        assert_eq!(journal.subtask_fetch(RunId::new(1), TaskId::new(11)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_run_makes_so_many_subtasks_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = journal(&folder).await;
+        sqlx::query(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) \
+             INSERT INTO subtask (run_id, content, occurrence, attempt, answered) SELECT 1, i, 0, 1, 1 FROM n",
+        )
+        .bind(MAX_SUBTASKS)
+        .execute(&journal.pool)
+        .await
+        .unwrap();
+        let claim = |run| {
+            let journal = journal.clone();
+            async move { journal.subtask_claim(RunId::new(run), 1, Digest::of(b"one more"), &BTreeSet::new()).await }
+        };
+        assert!(matches!(claim(1).await, Err(JournalError::Subtasks)));
+        assert!(claim(2).await.is_ok());
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -50,6 +50,10 @@ pub(crate) struct Shared {
     world: Mutex<World>,
     events: broadcast::Sender<String>,
     down: AtomicBool,
+    tokens_held: AtomicBool,
+    tokens_asked: AtomicBool,
+    /// How often the open runs were listed.
+    lists: AtomicUsize,
     pub(crate) home_key: OrganizationKey,
     pub(crate) researcher_key: OrganizationKey,
 }
@@ -62,11 +66,33 @@ pub(crate) struct World {
     pub(crate) patches: Vec<(i64, Value)>,
     pub(crate) keys: BTreeMap<i64, String>,
     pub(crate) ports: Vec<Value>,
+    /// The bodies of `POST /task`.
+    pub(crate) asked: Vec<Value>,
+    pub(crate) lie: Option<Lie>,
     idempotency: BTreeMap<String, i64>,
     sequence: i64,
     encrypted: bool,
     /// Whether the researcher's organization is not in the collaboration yet.
     pub(crate) is_small: bool,
+}
+
+/// What a dishonest coordinator may try on a central function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// The tasks' manifests are withheld and the results replaced by others that are not sealed.
+    Unsealed,
+    /// Whatever is asked about the third task is answered about the second.
+    Swapped,
+    /// There are no runs.
+    Dropped,
+    /// Each run is there twice.
+    Doubled,
+    /// Runs are said to be another organization's.
+    Misplaced,
+    /// The results are gone.
+    Withheld,
+    /// Each task that is made is said to be the second.
+    Remade,
 }
 
 /// A task to be made, and ways to spoil it.
@@ -89,6 +115,9 @@ impl Coordinator {
             world: Mutex::new(World { encrypted, ..World::default() }),
             events,
             down: AtomicBool::new(false),
+            tokens_held: AtomicBool::new(false),
+            tokens_asked: AtomicBool::new(false),
+            lists: AtomicUsize::new(0),
             home_key: OrganizationKey::from_seed(&[1; 32]),
             researcher_key: OrganizationKey::from_seed(&[2; 32]),
         });
@@ -107,6 +136,7 @@ impl Coordinator {
             .route("/api/run", get(runs))
             .route("/api/run/{id}", get(run).patch(report))
             .route("/api/result", get(results))
+            .route("/api/result/{id}", get(result))
             .route("/api/task", post(task_create))
             .route("/api/task/{id}", get(task))
             .route("/api/task/{id}/status", get(task_status))
@@ -125,6 +155,19 @@ impl Coordinator {
         self.state.down.store(down, Ordering::SeqCst);
         // Wakes the event streams, which look whether they still stand.
         let _ = self.state.events.send(String::new());
+    }
+
+    /// Lets requests for tokens wait, or answers them.
+    pub(crate) fn hold_tokens(&self, hold: bool) {
+        self.state.tokens_held.store(hold, Ordering::SeqCst);
+    }
+
+    pub(crate) fn asked_for_tokens(&self) -> bool {
+        self.state.tokens_asked.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn lists(&self) -> usize {
+        self.state.lists.load(Ordering::SeqCst)
     }
 
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
@@ -335,7 +378,11 @@ async fn log_in(Json(body): Json<Value>) -> Response {
         .into_response()
 }
 
-async fn container_token(Json(body): Json<Value>) -> Json<Value> {
+async fn container_token(State(state): App, Json(body): Json<Value>) -> Json<Value> {
+    state.tokens_asked.store(true, Ordering::SeqCst);
+    while state.tokens_held.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     use base64::Engine as _;
     let claims = json!({"sub": {"client_type": "container", "image": body["image"], "databases": [{"label": "default"}],
         "node_id": 1, "collaboration_id": 1, "organization_id": 1, "study_id": null, "store_id": null,
@@ -397,18 +444,32 @@ fn page(items: Vec<Value>) -> Json<Value> {
 }
 
 async fn runs(State(state): App, Query(query): Query<BTreeMap<String, String>>) -> Json<Value> {
+    state.lists.fetch_add(usize::from(query.contains_key("state")), Ordering::SeqCst);
     let world = state.world();
+    let lie = world.lie.filter(|_| query.contains_key("task_id"));
     let is_open = |run: &Value| matches!(run["status"].as_str(), Some("pending" | "active" | "initializing"));
     let task = query.get("task_id").and_then(|id| id.parse::<i64>().ok());
-    page(
-        world
-            .runs
-            .values()
-            .filter(|run| !query.contains_key("state") || is_open(run))
-            .filter(|run| task.is_none_or(|task| run["task"]["id"] == task))
-            .cloned()
-            .collect(),
-    )
+    let task = task.map(|task| if lie == Some(Lie::Swapped) && task == 3 { 2 } else { task });
+    let mut runs: Vec<Value> = world
+        .runs
+        .values()
+        .filter(|run| !query.contains_key("state") || is_open(run))
+        .filter(|run| task.is_none_or(|task| run["task"]["id"] == task))
+        .cloned()
+        .collect();
+    match lie {
+        Some(Lie::Dropped) => runs.clear(),
+        Some(Lie::Doubled) => {
+            let mut again = runs.clone();
+            for run in &mut again {
+                run["id"] = json!(run["id"].as_i64().unwrap() + 1000);
+            }
+            runs.extend(again);
+        }
+        Some(Lie::Misplaced) => runs.iter_mut().for_each(|run| run["organization"] = link(RESEARCHER.get())),
+        _ => {}
+    }
+    page(runs)
 }
 
 async fn run(State(state): App, Path(id): Path<i64>) -> Response {
@@ -434,18 +495,33 @@ async fn report(State(state): App, Path(id): Path<i64>, Json(patch): Json<Value>
 }
 
 async fn results(state: App, query: Query<BTreeMap<String, String>>) -> Json<Value> {
+    let lie = state.world().lie;
     let Json(mut list) = runs(state, query).await;
     for run in list["data"].as_array_mut().unwrap() {
-        *run = json!({"id": run["id"], "result": run["result"], "blob_storage_used": false,
-            "run": link(run["id"].as_i64().unwrap()), "task": link(run["task"]["id"].as_i64().unwrap())});
+        *run = result_of(run);
+        match lie {
+            Some(Lie::Unsealed) => run["result"] = json!(payload::to_text(b"666")),
+            Some(Lie::Withheld) => run["result"] = Value::Null,
+            _ => {}
+        }
     }
     list.into()
+}
+
+async fn result(State(state): App, Path(id): Path<i64>) -> Response {
+    state.world().runs.get(&id).map_or_else(|| problem(404, "no such run"), |run| Json(result_of(run)).into_response())
+}
+
+fn result_of(run: &Value) -> Value {
+    json!({"id": run["id"], "result": run["result"], "blob_storage_used": false,
+        "run": link(run["id"].as_i64().unwrap()), "task": link(run["task"]["id"].as_i64().unwrap())})
 }
 
 /// A subtask, made by the container of a run.
 async fn task_create(State(state): App, headers: HeaderMap, Json(body): Json<Value>) -> Response {
     let key = headers["idempotency-key"].to_str().unwrap().to_owned();
     let known = state.world().idempotency.get(&key).copied();
+    state.world().asked.push(body.clone());
     let id = match known {
         Some(id) => id,
         None => {
@@ -456,9 +532,10 @@ async fn task_create(State(state): App, headers: HeaderMap, Json(body): Json<Val
                 .flatten()
                 .map(|database| json!({"label": database["label"], "parameters": "{}"}))
                 .collect();
-            let parent = state.world().tasks.len();
+            // The last task of a user's.
+            let parent = state.world().tasks.iter().rfind(|(_, task)| task["parent"].is_null()).map(|(id, _)| *id);
             let task = json!({"image": body["image"], "databases": databases, "init_org": link(HOME.get()),
-                "parent": link(i64::try_from(parent).unwrap())});
+                "parent": link(parent.unwrap())});
             let input = body["organizations"][0]["input"].as_str().unwrap();
             let run = state.record(task, input, manifest.as_ref());
             let id = state.world().runs[&run]["task"]["id"].as_i64().unwrap();
@@ -466,12 +543,18 @@ async fn task_create(State(state): App, headers: HeaderMap, Json(body): Json<Val
             id
         }
     };
-    let task = state.world().tasks[&id].clone();
-    (StatusCode::CREATED, Json(task)).into_response()
+    let world = state.world();
+    let id = if world.lie == Some(Lie::Remade) { 2 } else { id };
+    (StatusCode::CREATED, Json(world.tasks[&id].clone())).into_response()
 }
 
 async fn task(State(state): App, Path(id): Path<i64>) -> Response {
-    state.world().tasks.get(&id).map_or_else(|| problem(404, "no such task"), |task| Json(task.clone()).into_response())
+    let world = state.world();
+    let Some(mut task) = world.tasks.get(&id).cloned() else { return problem(404, "no such task") };
+    if world.lie == Some(Lie::Unsealed) && !task["parent"].is_null() {
+        task["manifest"] = Value::Null;
+    }
+    Json(task).into_response()
 }
 
 async fn task_status(State(state): App, Path(id): Path<i64>) -> Json<Value> {

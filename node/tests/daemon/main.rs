@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what fails is a fault of the test")]
 
 mod coordinator;
+mod gateway;
 
 use std::{
     collections::BTreeMap,
@@ -13,13 +14,17 @@ use std::{
     time::Duration,
 };
 
-use camino::Utf8PathBuf;
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::{Value, json};
-use twinmesh_algorithms::sdk::{Host, HostParts};
+use twinmesh_algorithms::sdk::{Host, HostParts, control::Control};
 use twinmesh_node::{
     Node, OnStop, Parts, Running,
     config::Config,
-    runtime::thread::{ThreadRun, ThreadRuntime},
+    runtime::{
+        Layout, RunHandle, RunSpec, Runtime, RuntimeError, Strength,
+        thread::{ThreadRun, ThreadRuntime},
+    },
 };
 use twinmesh_protocol::{
     id::OrganizationId,
@@ -113,6 +118,7 @@ impl Hospital {
 /// Functions that tests call.
 fn algorithm(run: ThreadRun, gate: &Gate) -> Result<Vec<u8>, String> {
     let environment: BTreeMap<String, String> = run.environment;
+    let control = Control::new(run.control.try_clone().map_err(|error| error.to_string())?);
     let host = Host::new(HostParts { environment, control: Some(run.control) }).map_err(|error| error.to_string())?;
     let result = match host.input().method.as_str() {
         "echo" => json!(host.input().kwargs),
@@ -130,6 +136,9 @@ fn algorithm(run: ThreadRun, gate: &Gate) -> Result<Vec<u8>, String> {
             let results = host.gateway().results::<Value>(task).map_err(|error| error.to_string())?;
             json!(results.into_iter().map(|result| result.value).collect::<Vec<_>>())
         }
+        "central_twice" => gateway::ask_twice(&host),
+        "steal" => gateway::steal(&host),
+        "raw" => gateway::ask_raw(&host, &control)?,
         other => return Err(format!("no function {other}")),
     };
     Ok(result.to_string().into_bytes())
@@ -396,5 +405,78 @@ async fn a_member_without_a_key_at_the_first_start_may_bring_one_later() {
     let run = coordinator.post(&coordinator.draft("echo"));
     let report = coordinator.finished(run).await;
     assert_eq!(report["status"], "completed", "{report}");
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+/// Runs threads; its first start hangs when all is prepared, as if the node were killed there.
+#[derive(Debug)]
+struct Interrupted {
+    threads: ThreadRuntime,
+    began: AtomicUsize,
+}
+
+#[async_trait]
+impl Runtime for Interrupted {
+    fn strength(&self) -> &Strength {
+        self.threads.strength()
+    }
+
+    fn layout(&self, spec: &RunSpec) -> Layout {
+        self.threads.layout(spec)
+    }
+
+    async fn start(&self, spec: RunSpec) -> Result<Arc<dyn RunHandle>, RuntimeError> {
+        std::fs::create_dir_all(&spec.directory).unwrap();
+        std::fs::write(spec.directory.join("run.json"), r#"{"run_id": 100, "output_bytes": 9, "log_bytes": 9}"#)
+            .unwrap();
+        self.began.fetch_add(1, Ordering::SeqCst);
+        std::future::pending().await
+    }
+
+    async fn attach(&self, directory: &Utf8Path) -> Result<Option<Arc<dyn RunHandle>>, RuntimeError> {
+        self.threads.attach(directory).await
+    }
+
+    fn has_begun(&self, directory: &Utf8Path) -> bool {
+        self.threads.has_begun(directory)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_never_began_does_not_count() {
+    let hospital = Hospital::new(true).await;
+    let coordinator = &hospital.coordinator;
+    let mut run = None;
+    // More often than a run is started at most.
+    for _ in 0..3 {
+        let runtime =
+            Arc::new(Interrupted { threads: ThreadRuntime::new(|_| Ok(Vec::new())), began: AtomicUsize::new(0) });
+        let node = Node::start(hospital.config(""), Parts::new(runtime.clone())).await.unwrap();
+        run.get_or_insert_with(|| coordinator.post(&coordinator.draft("echo")));
+        wait_for("the start", || (runtime.began.load(Ordering::SeqCst) == 1).then_some(())).await;
+        node.shutdown(OnStop::LeaveRuns).await;
+    }
+    let node = hospital.start().await;
+    let report = coordinator.finished(run.unwrap()).await;
+    assert_eq!(report["status"], "completed", "{report}");
+    assert_eq!(hospital.starts(), 1);
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_withdrawn_while_it_is_judged_and_then_refused_is_forgotten() {
+    let hospital = Hospital::new(true).await;
+    let coordinator = &hospital.coordinator;
+    let node = hospital.start().await;
+    coordinator.hold_tokens(true);
+    let run = coordinator.post(&coordinator::Draft { image: "evil".into(), ..coordinator.draft("echo") });
+    wait_for("the question for a token", || coordinator.asked_for_tokens().then_some(())).await;
+    let lists = coordinator.lists();
+    coordinator.kill(run);
+    coordinator.kill(run);
+    // The second list is asked for when the first has been read.
+    wait_for("two lists", || (coordinator.lists() >= lists + 2).then_some(())).await;
+    coordinator.hold_tokens(false);
+    wait_for("the run to be gone", || node.status().ok()?.runs.is_empty().then_some(())).await;
     node.shutdown(OnStop::KillRuns).await;
 }
