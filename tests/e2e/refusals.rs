@@ -41,11 +41,7 @@ async fn lies(lab: &mut Lab, database: &SqlitePool) {
             "not the one that was signed",
             "UPDATE task SET manifest = (SELECT manifest FROM task WHERE id = (SELECT min(id) FROM task)) WHERE id = $1",
         ),
-        // One flipped character of the signed bytes.
-        (
-            "altered or forged",
-            "UPDATE task SET manifest = replace(manifest, '\"signature\":\"', '\"signature\":\"AAAA') WHERE id = $1",
-        ),
+        ("what is asked of them", "UPDATE task_database SET parameters = '{\"query\":\"all\"}' WHERE task_id = $1"),
         (
             "not the one that was signed",
             "UPDATE run SET input = (SELECT input FROM run WHERE id = (SELECT min(id) FROM run)) WHERE task_id = $1",
@@ -60,14 +56,31 @@ async fn lies(lab: &mut Lab, database: &SqlitePool) {
         refused(lab, task.id, reason).await;
     }
 
+    // One letter of the signed bytes.
+    lab.kill_node(0).await;
+    let task = lab.post_small().await;
+    let mut signed = serde_json::to_value(task.manifest.as_ref().unwrap()).unwrap();
+    let body = payload::from_text(signed["body"].as_str().unwrap()).unwrap();
+    let body = String::from_utf8(body).unwrap().replace("summary_partial", "summary_pertial");
+    signed["body"] = payload::to_text(body.as_bytes()).into();
+    let edit = sqlx::query("UPDATE task SET manifest = $2 WHERE id = $1").bind(task.id.get()).bind(signed.to_string());
+    edit.execute(database).await.unwrap();
+    lab.start_node(0);
+    refused(lab, task.id, "altered or forged").await;
+
+    // A run that was carried out and delivered, as if it never had been.
+    lab.kill_node(0).await;
+    let statement = "UPDATE run SET status = 'pending', started_at = NULL, finished_at = NULL, result = NULL, log = NULL WHERE task_id = $1";
+    assert_eq!(sqlx::query(statement).bind(first.id.get()).execute(database).await.unwrap().rows_affected(), 1);
+    lab.start_node(0);
+    refused(lab, first.id, "accepted before").await;
+
     // The same signed task again, under another number.
-    let mut again: Vec<String> = Vec::new();
     for statement in [
         "INSERT INTO task (name, image, collaboration_id, job_id, init_org_id, init_user_id, created_at, manifest) SELECT name, image, collaboration_id, job_id, init_org_id, init_user_id, created_at, manifest FROM task WHERE id = $1",
         "INSERT INTO task_database (task_id, label, parameters) SELECT (SELECT max(id) FROM task), label, parameters FROM task_database WHERE task_id = $1",
         "INSERT INTO run (task_id, organization_id, status, assigned_at, input) SELECT (SELECT max(id) FROM task), organization_id, 'pending', assigned_at, input FROM run WHERE task_id = $1",
     ] {
-        again.push(statement.into());
         assert_eq!(sqlx::query(statement).bind(first.id.get()).execute(database).await.unwrap().rows_affected(), 1);
     }
     let (copy,): (i64,) = sqlx::query_as("SELECT max(id) FROM task").fetch_one(database).await.unwrap();
