@@ -37,6 +37,9 @@ use crate::{
 /// [`MAX_OPENING_BYTES`] it bounds what one peer can make us hold to 4 MiB.
 const OPENINGS_PER_PEER: usize = 64;
 
+/// How many streams of all peers together may be at their opening at a time: 32 MiB.
+const OPENINGS: usize = 512;
+
 /// Admitted streams that the node has not looked at yet. More wait, and their senders with them.
 const ARRIVALS: usize = 64;
 
@@ -321,6 +324,7 @@ impl Arrival {
 /// Reads the openings of arriving streams, each in its own task, so that a slow one holds nobody else up.
 async fn accept(mut incoming: Incoming, shared: std::sync::Weak<Shared>, arrivals: mpsc::Sender<Arrival>) {
     let mut turns: BTreeMap<PeerId, Arc<Semaphore>> = BTreeMap::new();
+    let places = Arc::new(Semaphore::new(OPENINGS));
     loop {
         let stream = tokio::select! {
             stream = incoming.next() => stream,
@@ -329,17 +333,19 @@ async fn accept(mut incoming: Incoming, shared: std::sync::Weak<Shared>, arrival
         let Some(stream) = stream else { return };
         turns.retain(|_, turns| Arc::strong_count(turns) > 1);
         let turns = turns.entry(stream.peer()).or_insert_with(|| Arc::new(Semaphore::new(OPENINGS_PER_PEER))).clone();
-        tokio::spawn(negotiate(stream, turns, shared.clone(), arrivals.clone()));
+        tokio::spawn(negotiate(stream, [turns, places.clone()], shared.clone(), arrivals.clone()));
     }
 }
 
 async fn negotiate(
     mut stream: TwinStream,
-    turns: Arc<Semaphore>,
+    [turns, places]: [Arc<Semaphore>; 2],
     shared: std::sync::Weak<Shared>,
     arrivals: mpsc::Sender<Arrival>,
 ) {
+    // First its turn among its peer's, so that one peer's many do not wait in the way of all others.
     let Ok(turn): Result<OwnedSemaphorePermit, _> = turns.acquire_owned().await else { return };
+    let Ok(place) = places.acquire_owned().await else { return };
     let peer = stream.peer();
     let opening: Opening = match read_message(&mut stream, MAX_OPENING_BYTES).await {
         Ok(opening) => opening,
@@ -359,7 +365,7 @@ async fn negotiate(
             refuse(stream, refusal).await;
         }
     }
-    drop(turn);
+    drop((turn, place));
 }
 
 async fn refuse(mut stream: TwinStream, refusal: Refusal) {

@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use twinmesh_overlay::{
     Arrival, Arrivals, JobMeshes, TwinStream,
@@ -32,7 +35,7 @@ use crate::{
     runtime::{RunHandle, RunListener, RunStream},
 };
 
-pub use peers::Peers;
+pub use peers::{KnownNodes, Peers};
 
 /// How long a twin that has not started yet is waited for when a run dials it.
 const DIAL_PATIENCE: Duration = Duration::from_secs(20);
@@ -45,6 +48,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// How many twins' addresses one run may have open. Above what any job needs, below what a node can bear.
 const MAX_LISTENERS: usize = 1024;
+
+/// How many connections one run may have to its twins, both ways together. Each takes buffers and two open files of the node.
+const MAX_CONNECTIONS: usize = 256;
 
 /// What a run has to do with its job's mesh.
 #[derive(Debug, Clone)]
@@ -83,7 +89,17 @@ struct Joined {
     membership: Membership,
     handle: Arc<dyn RunHandle>,
     listeners: BTreeSet<SocketAddrV4>,
+    /// Its connections that may still be made.
+    connections: Arc<Semaphore>,
     ended: CancellationToken,
+}
+
+/// A run that a twin wants to reach.
+struct Target {
+    handle: Arc<dyn RunHandle>,
+    internal: u16,
+    /// Absent when the run has as many connections as it may.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl std::fmt::Debug for RunMeshes {
@@ -120,6 +136,11 @@ impl RunMeshes {
         &self.shared.meshes
     }
 
+    /// Sees to it that the nodes of a run's twins may connect, as far as they are registered.
+    pub async fn expect(&self, members: &BTreeSet<OrganizationId>) {
+        self.shared.peers.expect(members.iter().filter(|member| **member != self.shared.organization_id)).await;
+    }
+
     /// Opens a run's mesh, before the run starts.
     pub fn open(&self, run_id: RunId, mesh: &MeshId, members: BTreeMap<OrganizationId, OrganizationPublicKey>) {
         let mut state = self.shared.state();
@@ -132,7 +153,13 @@ impl RunMeshes {
     pub fn join(&self, membership: Membership, handle: Arc<dyn RunHandle>) {
         let mut state = self.shared.state();
         state.holders.entry(membership.mesh.clone()).or_default().insert(membership.run_id);
-        let joined = Joined { handle, listeners: BTreeSet::new(), ended: CancellationToken::new(), membership };
+        let joined = Joined {
+            handle,
+            listeners: BTreeSet::new(),
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            ended: CancellationToken::new(),
+            membership,
+        };
         if let Some(former) = state.runs.insert(joined.membership.run_id, joined) {
             former.ended.cancel();
         }
@@ -276,11 +303,12 @@ impl Shared {
     }
 
     /// The run that has this port, in this mesh.
-    fn target(&self, mesh: &MeshId, external: u16) -> Option<(Arc<dyn RunHandle>, u16)> {
+    fn target(&self, mesh: &MeshId, external: u16) -> Option<Target> {
         let state = self.state();
         state.runs.values().filter(|run| run.membership.mesh == *mesh).find_map(|run| {
             let port = run.membership.ports.iter().find(|port| port.external == external)?;
-            Some((run.handle.clone(), port.internal))
+            let permit = run.connections.clone().try_acquire_owned().ok();
+            Some(Target { handle: run.handle.clone(), internal: port.internal, permit })
         })
     }
 
@@ -310,15 +338,22 @@ impl Shared {
 
     /// Connects what a run dialled to its twin.
     async fn dial(self: Arc<Self>, run_id: RunId, address: SocketAddrV4, mut run: RunStream) {
-        let membership = self.state().runs.get(&run_id).map(|joined| joined.membership.clone());
-        let (Some(membership), Some(organization)) = (membership, overlay_organization(*address.ip())) else {
+        let joined =
+            self.state().runs.get(&run_id).map(|joined| (joined.membership.clone(), joined.connections.clone()));
+        let (Some((membership, connections)), Some(organization)) = (joined, overlay_organization(*address.ip()))
+        else {
+            run.reset_on_close();
+            return;
+        };
+        let Ok(_permit) = connections.try_acquire() else {
+            tracing::warn!(run.id = %run_id, %address, "the run has {MAX_CONNECTIONS} connections to twins, which is the limit");
             run.reset_on_close();
             return;
         };
         let _carrying = self.carrying(&membership.mesh);
         let result = if organization == self.organization_id {
             match self.dial_here(&membership.mesh, address.port()).await {
-                Ok(twin) => splice(&mut run, twin).await.map(|_| ()),
+                Ok((twin, _permit)) => splice(&mut run, twin).await.map(|_| ()),
                 Err(error) => Err(error),
             }
         } else {
@@ -334,15 +369,18 @@ impl Shared {
     }
 
     /// Dials another run of this node.
-    async fn dial_here(&self, mesh: &MeshId, port: u16) -> io::Result<RunStream> {
+    async fn dial_here(&self, mesh: &MeshId, port: u16) -> io::Result<(RunStream, OwnedSemaphorePermit)> {
         let source = overlay_address(self.organization_id);
         let mut patience = Patience::new();
         loop {
             let error = match self.target(mesh, port) {
-                Some((handle, internal)) => match handle.connect(source, internal).await {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => error,
-                },
+                Some(Target { handle, internal, permit: Some(permit) }) => {
+                    match handle.connect(source, internal).await {
+                        Ok(stream) => return Ok((stream, permit)),
+                        Err(error) => error,
+                    }
+                }
+                Some(Target { permit: None, .. }) => io::Error::other("the run has as many connections as it may"),
                 None => io::Error::other(format!("no run here has port {port}")),
             };
             if !patience.pause().await {
@@ -378,8 +416,12 @@ impl Shared {
     /// Connects a stream of another node to the run that has the port.
     async fn connect(self: Arc<Self>, arrival: Arrival) {
         let admitted = arrival.admitted.clone();
-        let Some((handle, internal)) = self.target(&admitted.mesh, admitted.port) else {
+        let Some(Target { handle, internal, permit }) = self.target(&admitted.mesh, admitted.port) else {
             return arrival.refuse(Refusal::NoSuchPort { port: admitted.port }).await;
+        };
+        let Some(_permit) = permit else {
+            tracing::warn!(organization.id = %admitted.organization_id, "a run has {MAX_CONNECTIONS} connections to twins, which is the limit");
+            return arrival.refuse(Refusal::NotListening { port: admitted.port }).await;
         };
         let _carrying = self.carrying(&admitted.mesh);
         match handle.connect(overlay_address(admitted.organization_id), internal).await {

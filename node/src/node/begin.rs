@@ -7,9 +7,9 @@ use twinmesh_client::ApiError;
 use twinmesh_overlay::mesh::MeshId;
 use twinmesh_protocol::{
     digest::Digest,
-    id::{OrganizationId, RunId, TaskId},
+    id::{JobId, OrganizationId, RunId, TaskId},
     status::RunStatus,
-    wire::{ContainerTokenRequest, NewPort, Run, RunPatch},
+    wire::{ContainerTokenRequest, NewPort, One, Run, RunPatch},
 };
 
 use super::shared::Shared;
@@ -35,7 +35,12 @@ pub(super) enum Begun {
         record: Box<Record>,
         handle: Arc<dyn RunHandle>,
     },
-    Refused(Refusal),
+    Refused {
+        refusal: Refusal,
+        /// Kept, because the coordinator may have withdrawn the run in the meantime.
+        task_id: TaskId,
+        job_id: JobId,
+    },
     /// Nothing was done; the same may work later.
     Later(anyhow::Error),
 }
@@ -44,7 +49,14 @@ pub(super) enum Begun {
 pub(super) async fn begin(shared: &Arc<Shared>, run: &Run, attempt: u32) -> Begun {
     match try_begin(shared, run, attempt).await {
         Ok(begun) => begun,
-        Err(Stop::Refused(refusal)) => Begun::Refused(refusal),
+        Err(Stop::Refused(refusal)) => {
+            let (task_id, job_id) = match &run.task {
+                Some(One::Item(task)) => (task.id, task.job_id),
+                Some(One::Link(link)) => (TaskId::new(link.id), JobId::new(0)),
+                None => (TaskId::new(0), JobId::new(0)),
+            };
+            Begun::Refused { refusal, task_id, job_id }
+        }
         Err(Stop::Later(error)) => Begun::Later(error),
     }
 }
@@ -164,7 +176,7 @@ async fn start(
         files: data::files(&shared.config, &admitted.databases),
         input: admitted.input.clone(),
         token,
-        temporary: Some(shared.job_directory(record.job_id)),
+        temporary: Some(shared.job_directory(&accepted.details.mesh)),
         limits: shared.config.runtime.limits.to_limits(),
         network: true,
         orphan_grace: shared.config.runtime.orphan_grace.0,
@@ -204,6 +216,7 @@ pub(super) async fn open_mesh(shared: &Shared, record: &Record) -> anyhow::Resul
     }
     let keys = shared.keyring.keys(&members).await?;
     let members: std::collections::BTreeSet<OrganizationId> = keys.keys().copied().collect();
+    meshes.expect(&members).await;
     meshes.open(record.run_id, &mesh, keys);
     Ok(Some(Membership { run_id: record.run_id, job_id: record.job_id, mesh, members, ports: accepted.ports.clone() }))
 }

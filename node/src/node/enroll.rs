@@ -18,7 +18,7 @@ use twinmesh_protocol::{
 use super::StartError;
 use crate::{
     config::{Config, ConfigError},
-    mesh::{Peers, RunMeshes},
+    mesh::{KnownNodes, Peers, RunMeshes},
     runtime::Secret,
     trust::Keyring,
 };
@@ -184,10 +184,12 @@ pub(super) async fn join_overlay(
     key: &OrganizationKey,
     node_key: &OrganizationKey,
     api: &Api,
+    keyring: &Arc<Keyring>,
     clock: &Clock,
     stop: CancellationToken,
 ) -> Result<(RunMeshes, Presence), StartError> {
-    let overlay_config = overlay_config(config, node_key)?;
+    let door = Arc::new(KnownNodes::default());
+    let overlay_config = OverlayConfig { gate: door.clone(), ..overlay_config(config, node_key)? };
     let (overlay, incoming) = Overlay::start(overlay_config).await?;
     let certify = Certify {
         organization_id: identity.organization_id,
@@ -198,7 +200,7 @@ pub(super) async fn join_overlay(
     let (certificate, renew_at) = certify.certificate(clock())?;
     let credentials = Credentials { organization_id: identity.organization_id, certificate: certificate.clone() };
     let (meshes, arrivals) = JobMeshes::start(overlay, incoming, credentials, clock.clone());
-    let peers = Peers::new(api.clone(), identity.collaboration_id);
+    let peers = Peers::new(api.clone(), identity.collaboration_id, keyring.clone(), clock.clone(), door);
     let meshes = RunMeshes::start(meshes, arrivals, peers, identity.organization_id, identity.collaboration_id);
     let wanted = Arc::new(Notify::new());
     let (state_sender, state) = watch::channel(Registration::default());

@@ -168,7 +168,8 @@ impl Node {
         let (meshes, presence) = match &key {
             Some(key) => {
                 let (meshes, presence) =
-                    enroll::join_overlay(&config, &identity, key, &node_key, &api, &clock, stop.clone()).await?;
+                    enroll::join_overlay(&config, &identity, key, &node_key, &api, &keyring, &clock, stop.clone())
+                        .await?;
                 (Some(meshes), presence)
             }
             None => {

@@ -4,7 +4,7 @@ use camino::Utf8PathBuf;
 use twinmesh_client::Api;
 use twinmesh_overlay::Clock;
 use twinmesh_protocol::{
-    id::{JobId, NodeId, RunId},
+    id::{NodeId, RunId},
     time::Time,
 };
 
@@ -63,8 +63,9 @@ impl Shared {
         self.run_directory(run_id).join(attempt.to_string())
     }
 
-    /// The folder that the runs of a job share.
-    pub(super) fn job_directory(&self, job_id: JobId) -> Utf8PathBuf {
-        self.config.state_directory.join("jobs").join(job_id.to_string())
+    /// The folder that the runs of a job share. Named after the job's mesh, and so after what was signed: else the
+    /// coordinator could have two jobs share it.
+    pub(super) fn job_directory(&self, mesh: &str) -> Utf8PathBuf {
+        self.config.state_directory.join("jobs").join(mesh)
     }
 }

@@ -16,7 +16,7 @@ use twinmesh_client::{
     events::{After, EventStream, Update},
 };
 use twinmesh_protocol::{
-    id::RunId,
+    id::{JobId, RunId, TaskId},
     status::RunStatus,
     time::Time,
     wire::{Event, EventKind, Run, RunPatch},
@@ -30,7 +30,7 @@ use super::{
     status::{LinkStatus, RunLine, Snapshot},
 };
 use crate::{
-    admission::{Refusal, task_of},
+    admission::Refusal,
     gateway::{self, Served},
     journal::{End, Record, Stage},
     reconcile::{Action, Conclusion, Desired, Ledger, Live, Observed, Rules, plan},
@@ -75,6 +75,7 @@ enum News {
     Attached {
         run_id: RunId,
         handle: Option<Arc<dyn RunHandle>>,
+        /// Whether its algorithm may have begun.
         began: bool,
     },
     AttachFailed {
@@ -350,15 +351,17 @@ impl Supervisor {
                     return;
                 };
                 entry.live = Live::Busy;
-                let of_job = self
-                    .entries
-                    .values()
-                    .filter(|entry| entry.record.as_ref().is_some_and(|other| other.job_id == record.job_id))
-                    .count();
+                let mesh = |record: &Record| record.accepted.as_ref().map(|accepted| accepted.details.mesh.clone());
+                let job = mesh(&record);
+                let is_last = !self.entries.iter().any(|(other, entry)| {
+                    *other != run_id && entry.record.as_ref().and_then(mesh).is_some_and(|other| Some(other) == job)
+                });
                 self.jobs.spawn(async move {
                     begin::remove_directory(&shared.run_directory(run_id));
-                    if of_job <= 1 {
-                        begin::remove_directory(&shared.job_directory(record.job_id));
+                    if let Some(job) = job
+                        && is_last
+                    {
+                        begin::remove_directory(&shared.job_directory(&job));
                     }
                     if let Err(error) = shared.journal.run_forget(run_id, shared.now()).await {
                         tracing::debug!(run.id = %run_id, %error, "a run is not forgotten yet");
@@ -404,16 +407,16 @@ impl Supervisor {
                     }
                     None => {
                         if !began && let Some(Record { stage: Stage::Begun { attempts }, .. }) = &mut entry.record {
-                            // Recorded, but the node died before anything was started.
+                            // Recorded, but the node died before the algorithm began: such an attempt does not count.
                             *attempts = attempts.saturating_sub(1);
                         }
                         let exit = Exit { cause: ExitCause::Vanished, finished_at: self.shared.now() };
-                        self.ended(run_id, exit);
+                        self.ended(run_id, exit, began);
                     }
                 }
             }
             News::AttachFailed { run_id, reason } => self.wait(run_id, reason),
-            News::Ended { run_id, exit } => self.ended(run_id, exit),
+            News::Ended { run_id, exit } => self.ended(run_id, exit, true),
             News::Concluded { run_id, unrecorded } => {
                 if let Some(entry) = self.entries.get_mut(&run_id) {
                     entry.live = Live::Idle;
@@ -460,17 +463,15 @@ impl Supervisor {
                 entry.live = Live::Running;
                 self.watch(run_id);
             }
-            Begun::Refused(refusal) => self.refuse(run_id, refusal),
+            Begun::Refused { refusal, task_id, job_id } => self.refuse(run_id, task_id, job_id, &refusal),
             Begun::Later(error) => self.wait(run_id, format!("{error:#}")),
         }
     }
 
     /// A refusal is an end like any other, delivered until it is acknowledged.
-    fn refuse(&mut self, run_id: RunId, refusal: Refusal) {
+    fn refuse(&mut self, run_id: RunId, task_id: TaskId, job_id: JobId, refusal: &Refusal) {
         tracing::warn!(run.id = %run_id, status = %refusal.status, "the run is refused: {refusal}");
         let now = self.shared.now();
-        let Some(run) = self.bodies.get(&run_id) else { return };
-        let Ok(task) = task_of(run) else { return };
         let patch = RunPatch {
             status: Some(refusal.status),
             started_at: Some(now),
@@ -478,26 +479,20 @@ impl Supervisor {
             log: Some(refusal.reason.clone()),
             ..RunPatch::default()
         };
-        let end = End { run_id, task_id: task.id, job_id: task.job_id, patch };
+        let end = End { run_id, task_id, job_id, patch };
         let (shared, sender) = (self.shared.clone(), self.sender.clone());
-        if let Some(entry) = self.entries.get_mut(&run_id) {
-            entry.problem = Some(refusal.reason.clone());
-        }
+        let is_full = refusal.reason == DISK_FULL;
         self.jobs.spawn(async move {
-            let unrecorded =
-                if refusal.reason == DISK_FULL { Some(end.patch) } else { finish::record_end(&shared, end, now).await };
+            let unrecorded = if is_full { Some(end.patch) } else { finish::record_end(&shared, end, now).await };
             send(&sender, News::Concluded { run_id, unrecorded }).await;
         });
-        // What is recorded looks like any finished run.
-        if let Some(entry) = self.entries.get_mut(&run_id)
-            && entry.record.is_none()
-            && let Some(run) = self.bodies.get(&run_id)
-            && let Ok(task) = task_of(run)
-        {
-            entry.record = Some(Record {
+        if let Some(entry) = self.entries.get_mut(&run_id) {
+            entry.problem = Some(refusal.reason.clone());
+            // What is recorded looks like any finished run.
+            entry.record.get_or_insert_with(|| Record {
                 run_id,
-                task_id: task.id,
-                job_id: task.job_id,
+                task_id,
+                job_id,
                 parent_id: None,
                 accepted: None,
                 accepted_at: now,
@@ -518,17 +513,18 @@ impl Supervisor {
         }
     }
 
-    fn ended(&mut self, run_id: RunId, exit: Exit) {
+    fn ended(&mut self, run_id: RunId, exit: Exit, began: bool) {
         let Some(entry) = self.entries.get_mut(&run_id) else { return };
-        tracing::info!(run.id = %run_id, "the run {}", exit.cause);
         entry.stop.cancel();
         entry.live = Live::Ended(exit.cause);
-        if let Some(record) = &mut entry.record
-            && exit.cause.is_from_outside()
-        {
-            // Its twins' connections and its place in the mesh end with it; the next attempt takes the same.
-            tracing::warn!(run.id = %record.run_id, "something outside ended the run");
+        if !began {
+            tracing::info!(run.id = %run_id, "this node was ended before the run began");
+        } else if exit.cause.is_from_outside() {
+            tracing::warn!(run.id = %run_id, "something outside ended the run: it {}", exit.cause);
+        } else {
+            tracing::info!(run.id = %run_id, "the run {}", exit.cause);
         }
+        // Its twins' connections and its place in the mesh end with it; the next attempt takes the same.
         entry.exit = Some(exit);
         if let Some(meshes) = &self.shared.meshes {
             meshes.leave(run_id);
@@ -777,7 +773,6 @@ async fn send(sender: &mpsc::Sender<News>, news: News) {
 
 async fn attach(shared: Arc<Shared>, sender: mpsc::Sender<News>, run_id: RunId, attempt: u32, record: Option<Record>) {
     let directory = shared.attempt_directory(run_id, attempt);
-    let began = directory.as_std_path().exists();
     let handle = match shared.runtime.attach(&directory).await {
         Ok(handle) => handle,
         Err(error) => {
@@ -785,6 +780,11 @@ async fn attach(shared: Arc<Shared>, sender: mpsc::Sender<News>, run_id: RunId, 
             return send(&sender, News::AttachFailed { run_id, reason }).await;
         }
     };
+    let began = handle.is_some() || shared.runtime.has_begun(&directory);
+    if !began {
+        // The next start of this attempt takes the same place.
+        begin::remove_directory(&directory);
+    }
     if let (Some(handle), Some(record)) = (&handle, &record)
         && let Err(error) = rejoin(&shared, record, handle.clone()).await
     {

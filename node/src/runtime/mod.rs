@@ -48,7 +48,15 @@ pub trait Runtime: Send + Sync + fmt::Debug {
     ///
     /// A run that ended meanwhile yields a handle whose [`wait`](RunHandle::wait) returns at once. `None` means that nothing
     /// runs there and that no exit was recorded: the run never began, or it was killed together with its agent.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be told at the moment; the run may be alive.
     async fn attach(&self, directory: &Utf8Path) -> Result<Option<Arc<dyn RunHandle>>, RuntimeError>;
+
+    /// Whether the algorithm may have begun in the directory of a run that [`attach`](Self::attach) does not find. If not, the
+    /// node died in the middle of the start, and the attempt does not count.
+    fn has_begun(&self, directory: &Utf8Path) -> bool;
 }
 
 /// One run. All methods may be called concurrently; dropping every handle leaves the run running.

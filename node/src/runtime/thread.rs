@@ -27,7 +27,7 @@ use super::{
     Entry, Exit, ExitCause, FileSource, Layout, Limit, Limits, RunHandle, RunSpec, Runtime, RuntimeError, Strength,
 };
 use crate::sandbox::{
-    LOG_FILE, OUTPUT_FILE, agent,
+    BEGUN_FILE, LOG_FILE, OUTPUT_FILE, agent,
     control::Channel,
     handle::{self, Beginning, Handle, Output, Parts},
     message::{self, Received, Report, Request},
@@ -117,6 +117,10 @@ impl Runtime for ThreadRuntime {
     async fn attach(&self, directory: &Utf8Path) -> Result<Option<Arc<dyn RunHandle>>, RuntimeError> {
         runtime::attach(directory).await
     }
+
+    fn has_begun(&self, directory: &Utf8Path) -> bool {
+        runtime::has_begun(directory)
+    }
 }
 
 fn begin(spec: &RunSpec, layout: &Layout, algorithm: Arc<Algorithm>) -> Result<(Parts, OwnedFd), RuntimeError> {
@@ -140,6 +144,7 @@ fn begin(spec: &RunSpec, layout: &Layout, algorithm: Arc<Algorithm>) -> Result<(
     let (wake_reader, wake_writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
 
+    File::create_new(spec.directory.join(BEGUN_FILE)).map_err(failed)?;
     let (ended, outcome) = mpsc::channel();
     let run = ThreadRun { environment: spec.environment.clone(), control: run_end };
     let name = format!("run {}", spec.run_id);
@@ -272,7 +277,7 @@ impl Attendant {
                 (id, Err(io::Error::from_raw_os_error(libc::ENETUNREACH)))
             }
             Request::Listen { id, address } => (id, self.channel.listen(address).map(|()| None)),
-            Request::Connect { id, port, .. } => (id, self.channel.connect(port).map(Some)),
+            Request::Connect { id, source, port } => (id, self.channel.connect(source, port).map(Some)),
         };
         match agent::answer(node, id, answer) {
             Ok(()) => Heard::More,
@@ -307,7 +312,7 @@ mod tests {
     use std::{
         io::{IoSliceMut, Read as _, Write as _},
         mem::MaybeUninit,
-        net::SocketAddrV4,
+        net::{Ipv4Addr, SocketAddrV4},
         os::unix::net::UnixStream,
     };
 
@@ -373,8 +378,12 @@ mod tests {
             let listening = ask(&run.control, r#"{"op":"listen","port":8888}"#)?;
             gateway = ask(&run.control, r#"{"op":"gateway"}"#)?;
             gateway.write_all(b"!").unwrap();
-            let mut caller = receive(&OwnedFd::from(listening))?;
+            let listening = OwnedFd::from(listening);
+            let (mut caller, message) = receive_with(&listening)?;
             caller.read_to_string(&mut text).unwrap();
+            text.push_str(&message);
+            let (_, message) = receive_with(&listening)?;
+            text.push_str(&message);
             Ok(text.into_bytes())
         });
         let handle = runtime.start(place.spec()).await.unwrap();
@@ -386,9 +395,12 @@ mod tests {
         twin.accept().await.unwrap().write_all(b"twin ").await.unwrap();
         let mut ready = [0];
         handle.accept_gateway().await.unwrap().read_exact(&mut ready).await.unwrap();
-        handle.connect(None, 8888).await.unwrap().write_all(b"caller").await.unwrap();
+        let twin = Some(Ipv4Addr::new(100, 64, 0, 2));
+        handle.connect(twin, 8888).await.unwrap().write_all(b"caller").await.unwrap();
+        handle.connect(None, 8888).await.unwrap();
         assert_eq!(handle.wait().await.cause, ExitCause::Code(0));
-        assert_eq!(handle.output().await.unwrap(), b"gateway twin caller");
+        let text = String::from_utf8(handle.output().await.unwrap()).unwrap();
+        assert_eq!(text, r#"gateway twin caller{"ok":true,"source":"100.64.0.2"}{"ok":true}"#);
     }
 
     #[tokio::test]
@@ -440,17 +452,24 @@ mod tests {
     }
 
     fn receive(channel: &OwnedFd) -> Result<UnixStream, String> {
+        receive_with(channel).map(|(stream, _)| stream)
+    }
+
+    /// A stream, and what is said beside it.
+    fn receive_with(channel: &OwnedFd) -> Result<(UnixStream, String), String> {
         let mut text = [0; 1024];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let parts = &mut [IoSliceMut::new(&mut text)];
         let received = rustix::net::recvmsg(channel, parts, &mut ancillary, RecvFlags::empty())
             .map_err(|error| error.to_string())?;
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
-                return descriptors.next().map(UnixStream::from).ok_or_else(|| "no descriptor".into());
+        let message = String::from_utf8_lossy(&text[..received.bytes]).into_owned();
+        for rights in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut descriptors) = rights {
+                let stream = descriptors.next().map(UnixStream::from).ok_or("no descriptor")?;
+                return Ok((stream, message));
             }
         }
-        Err(String::from_utf8_lossy(&text[..received.bytes]).into_owned())
+        Err(message)
     }
 }

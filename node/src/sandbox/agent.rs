@@ -13,7 +13,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{Mode, OFlags, openat, renameat},
+    fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat},
     io::Errno,
     net::{
         AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketFlags, SocketType, accept_with, bind, connect,
@@ -25,7 +25,7 @@ use rustix::{
 };
 
 use super::{
-    EXIT_FILE, LOG_FILE,
+    BEGUN_FILE, EXIT_FILE, LOG_FILE,
     confine::{self, Ends},
     control::Channel,
     handle,
@@ -133,6 +133,9 @@ fn begin(node: &OwnedFd, builtin: fn() -> i32) -> Result<Agent, StageError> {
             control = Some(run_end);
         }
     }
+    // From here on the algorithm may begin, whatever becomes of the node and of this process.
+    let begun = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(&directory, BEGUN_FILE, begun, Mode::RUSR | Mode::WUSR).stage("noting that the run begins")?;
     let pid = match sys::fork().stage("making the run's first process")? {
         Fork::Child => confine::become_algorithm(&setup, Ends { log: print, ready: report, control }, builtin),
         Fork::Parent(pid) => pid,
@@ -142,7 +145,11 @@ fn begin(node: &OwnedFd, builtin: fn() -> i32) -> Result<Agent, StageError> {
     setup.environment.clear();
     let descriptor = pidfd_open(pid, PidfdFlags::empty()).stage("watching the run's first process")?;
     let process = Process { pid, descriptor };
-    wait_until_ready(ready, &process)?;
+    if let Err(error) = wait_until_ready(ready, &process) {
+        // Killed before it was the algorithm. If the note stays, the attempt counts, which is the lesser evil.
+        let _ = unlinkat(&directory, BEGUN_FILE, AtFlags::empty());
+        return Err(error);
+    }
     Ok(Agent {
         log: Log::new(log.into(), setup.limits.log_bytes),
         setup,
@@ -367,7 +374,7 @@ impl Agent {
             return Err(Errno::NETUNREACH.into());
         }
         match &self.channel {
-            Some(channel) => channel.connect(port).map(Some),
+            Some(channel) => channel.connect(source, port).map(Some),
             None => connect_to(source, port).map(Some),
         }
     }

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io,
-    net::SocketAddrV4,
+    net::{Ipv4Addr, SocketAddrV4},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
@@ -63,11 +63,11 @@ impl Channel {
         self.open.remove(&address);
     }
 
-    /// Brings the run a connection to where it listens, and answers the other end of it.
-    pub(crate) fn connect(&self, port: u16) -> io::Result<OwnedFd> {
+    /// Brings the run a connection to where it listens, with the address it comes from, and answers the other end of it.
+    pub(crate) fn connect(&self, source: Option<Ipv4Addr>, port: u16) -> io::Result<OwnedFd> {
         let listening = self.listening.get(&port).ok_or(Errno::CONNREFUSED)?;
         let (node_end, run_end) = message::stream_pair()?;
-        message::send(listening, &ControlAnswer::OK, &[run_end.as_fd()], SendFlags::DONTWAIT)
+        message::send(listening, &ControlAnswer::Ok { ok: true, source }, &[run_end.as_fd()], SendFlags::DONTWAIT)
             .map_err(|_| Errno::CONNREFUSED)?;
         Ok(node_end)
     }

@@ -372,7 +372,7 @@ impl Link {
                     Ok(None) | Err(_) => {
                         self.waiting.clear();
                         self.listeners.clear();
-                        match self.reconnect() {
+                        match self.reconnect().await {
                             Some(again) => socket = again,
                             None => return,
                         }
@@ -384,18 +384,23 @@ impl Link {
     }
 
     /// Finds the agent again. If it is gone, publishes how the run ended.
-    fn reconnect(&self) -> Option<AsyncFd<OwnedFd>> {
-        let connected = connect_agent(&self.directory).and_then(|socket| {
-            rustix::io::ioctl_fionbio(&socket, true)?;
-            sys::register(socket)
-        });
-        match connected {
-            Ok(socket) => Some(socket),
-            Err(_) => {
-                let exit = read_record(&self.directory).ok().flatten();
+    async fn reconnect(&self) -> Option<AsyncFd<OwnedFd>> {
+        loop {
+            let connected = connect_agent(&self.directory).and_then(|socket| {
+                rustix::io::ioctl_fionbio(&socket, true)?;
+                sys::register(socket)
+            });
+            let error = match connected {
+                Ok(socket) => return Some(socket),
+                Err(error) => error,
+            };
+            let exit = read_record(&self.directory).ok().flatten();
+            if exit.is_some() || is_gone(&error) {
                 self.exit.send_replace(Some(exit.unwrap_or_else(vanished)));
-                None
+                return None;
             }
+            tracing::warn!(directory = %self.directory, %error, "the run's agent cannot be asked; trying again");
+            tokio::time::sleep(RECORD_INTERVAL).await;
         }
     }
 
@@ -517,6 +522,11 @@ pub(crate) fn connect_agent(directory: &Utf8Path) -> io::Result<OwnedFd> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     connect(&socket, &socket_address(&directory)?)?;
     Ok(socket)
+}
+
+/// Whether an attempt to connect says that there is no agent. Anything else, such as too many open files, says nothing about it.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::ENOENT))
 }
 
 /// The address of the agent in a directory; short, whatever the directory's path is.

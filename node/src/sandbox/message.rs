@@ -139,12 +139,19 @@ pub(crate) enum Control {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum ControlAnswer {
-    Ok { ok: bool },
-    Error { error: String },
+    Ok {
+        ok: bool,
+        /// Whose connection this is, as the overlay proved it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        source: Option<Ipv4Addr>,
+    },
+    Error {
+        error: String,
+    },
 }
 
 impl ControlAnswer {
-    pub(crate) const OK: Self = Self::Ok { ok: true };
+    pub(crate) const OK: Self = Self::Ok { ok: true, source: None };
 
     pub(crate) fn error(text: impl Into<String>) -> Self {
         Self::Error { error: text.into() }

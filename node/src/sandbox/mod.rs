@@ -17,7 +17,7 @@
 //! | `sys` | all | the calls that need `unsafe` |
 //!
 //! In a run's directory: `files/` (what the run reads, and `output`), `agent.sock`, `log`, `run.json` (what a restarted node must
-//! know), `exit.json` (how it ended), `agent.err` (empty, unless an agent fails badly).
+//! know), `begun` (if the algorithm may have begun), `exit.json` (how it ended), `agent.err` (empty, unless an agent fails badly).
 
 pub(crate) mod agent;
 mod confine;
@@ -40,6 +40,8 @@ const INIT: (&str, &str) = ("twinmesh-sandbox-init", "--twinmesh-sandbox-init");
 
 const SOCKET_FILE: &str = "agent.sock";
 const EXIT_FILE: &str = "exit.json";
+/// Exists from the moment at which the algorithm may have begun.
+pub(crate) const BEGUN_FILE: &str = "begun";
 pub(crate) const LOG_FILE: &str = "log";
 const RUN_FILE: &str = "run.json";
 pub(crate) const OUTPUT_FILE: &str = "files/output";

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use twinmesh_protocol::id::RunId;
 
 use super::{
-    INIT, OUTPUT_FILE, RUN_FILE, confine,
-    handle::{Beginning, Handle, Output, Parts, connect_agent, open_directory, read_record, socket_address},
+    BEGUN_FILE, INIT, OUTPUT_FILE, RUN_FILE, confine,
+    handle::{Beginning, Handle, Output, Parts, connect_agent, is_gone, open_directory, read_record, socket_address},
     message::{self, Confinement, Mount, Program, Request, Setup},
 };
 use crate::runtime::{
@@ -166,7 +166,13 @@ impl SandboxRuntime {
         let Ok(about) = serde_json::from_slice::<About>(&text) else { return Ok(None) };
         let output = match Output::reopen(directory, about.output_bytes) {
             Ok(output) => output,
-            Err(OutputError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // A node that was killed before it made this had not started the run.
+            Err(OutputError::Read { source, .. })
+                if source.kind() == io::ErrorKind::NotFound
+                    && connect_agent(directory).is_err_and(|error| is_gone(&error)) =>
+            {
+                return Ok(None);
+            }
             Err(error) => return Err(failed(io::Error::other(error))),
         };
         let parts = Parts { directory: directory.to_owned(), output, log_bytes: about.log_bytes };
@@ -176,7 +182,10 @@ impl SandboxRuntime {
         match connect_agent(directory) {
             Ok(socket) => Ok(Some(Found::Alive(parts, socket))),
             // It may have ended between the two looks.
-            Err(_) => Ok(read_record(directory).map_err(failed)?.map(|exit| Found::Ended(Handle::ended(parts, exit)))),
+            Err(error) if is_gone(&error) => {
+                Ok(read_record(directory).map_err(failed)?.map(|exit| Found::Ended(Handle::ended(parts, exit))))
+            }
+            Err(error) => Err(failed(error)),
         }
     }
 }
@@ -215,6 +224,16 @@ impl Runtime for SandboxRuntime {
     async fn attach(&self, directory: &Utf8Path) -> Result<Option<Arc<dyn RunHandle>>, RuntimeError> {
         attach(directory).await
     }
+
+    fn has_begun(&self, directory: &Utf8Path) -> bool {
+        has_begun(directory)
+    }
+}
+
+/// Whether the algorithm may have begun; shared by all runtimes that keep a directory.
+pub(crate) fn has_begun(directory: &Utf8Path) -> bool {
+    // What cannot be looked at counts.
+    fs::exists(directory.join(BEGUN_FILE)).unwrap_or(true)
 }
 
 /// Finds a run by its directory; shared by all runtimes that keep one.
@@ -239,7 +258,9 @@ pub(crate) async fn attach(directory: &Utf8Path) -> Result<Option<Arc<dyn RunHan
                         .map_err(|error| failed(io::Error::other(error)))??;
                     match ended {
                         Some(Found::Ended(handle)) => handle,
-                        Some(Found::Alive(..)) | None => return Ok(None),
+                        // Nobody must take it for gone.
+                        Some(Found::Alive(..)) => return Err(failed(io::ErrorKind::ConnectionReset.into())),
+                        None => return Ok(None),
                     }
                 }
             }
@@ -304,18 +325,21 @@ async fn start(
     let (parts, setup, listener) = tokio::task::spawn_blocking(move || prepare(&owned, confinement, spec, program))
         .await
         .map_err(|error| RuntimeError::Prepare { path: directory.clone(), source: io::Error::other(error) })??;
-    let socket = spawn(settings, &directory, setup, listener)?;
-    let failed = |source| RuntimeError::Start { stage: "talking to its agent".into(), source };
-    let agent = socket.try_clone().map_err(failed)?;
-    let begun = match tokio::time::timeout(START_TIMEOUT, Handle::begin(parts, socket)).await {
-        Ok(begun) => begun.map_err(failed)?,
-        Err(late) => {
-            // Heard as soon as the agent listens again; if it never does, it is gone.
-            let _ = message::send(&agent, &Request::Kill, &[], SendFlags::DONTWAIT);
-            return Err(failed(late.into()));
-        }
+    let (socket, mut agent) = spawn(settings, &directory)?;
+    let begun = match hand_over(&socket, setup, listener) {
+        Ok(()) => tokio::time::timeout(START_TIMEOUT, Handle::begin(parts, socket)).await,
+        Err(error) => Ok(Err(error)),
     };
-    match begun {
+    if !matches!(begun, Ok(Ok(Beginning::Started(_)))) {
+        // Whoever tries again must not meet what is left of this attempt: with the agent goes the run, which is tied to it.
+        // It fails only if the agent has ended already.
+        let _ = agent.kill().await;
+    } else {
+        // So that no zombie is left of it; the outcome comes another way.
+        tokio::spawn(async move { agent.wait().await });
+    }
+    let failed = |source| RuntimeError::Start { stage: "talking to its agent".into(), source };
+    match begun.map_err(|late| failed(late.into()))?.map_err(failed)? {
         Beginning::Started(handle) => Ok(handle),
         Beginning::Failed { stage, source } => Err(RuntimeError::Start { stage, source }),
         Beginning::Silent => Err(RuntimeError::Start {
@@ -326,16 +350,11 @@ async fn start(
 }
 
 /// Executes an agent, and answers the socket at which it listens to this node.
-fn spawn(
-    settings: &Settings,
-    directory: &Utf8Path,
-    setup: OwnedFd,
-    listener: OwnedFd,
-) -> Result<OwnedFd, RuntimeError> {
+fn spawn(settings: &Settings, directory: &Utf8Path) -> Result<(OwnedFd, tokio::process::Child), RuntimeError> {
     let failed = |source| RuntimeError::Spawn { program: settings.program.clone(), source };
     let (node_end, agent_end) = message::packet_pair().map_err(failed)?;
     let errors = File::options().create(true).append(true).open(directory.join("agent.err")).map_err(failed)?;
-    let mut agent = tokio::process::Command::new(&settings.program)
+    let agent = tokio::process::Command::new(&settings.program)
         .arg0(INIT.0)
         .arg(INIT.1)
         .env_clear()
@@ -345,11 +364,12 @@ fn spawn(
         .stderr(Stdio::from(errors))
         .spawn()
         .map_err(failed)?;
-    // So that no zombie is left of it; the outcome comes another way.
-    tokio::spawn(async move { agent.wait().await });
-    message::send(&node_end, &Request::Start, &[listener.as_fd(), setup.as_fd()], SendFlags::empty())
-        .map_err(failed)?;
-    Ok(node_end)
+    Ok((node_end, agent))
+}
+
+/// Gives an agent its orders. If the node dies before this, the agent ends without having begun anything; if after, it goes on.
+fn hand_over(agent: &OwnedFd, setup: OwnedFd, listener: OwnedFd) -> io::Result<()> {
+    message::send(agent, &Request::Start, &[listener.as_fd(), setup.as_fd()], SendFlags::empty())
 }
 
 /// Makes the run's directory with all that the run reads.

@@ -21,6 +21,8 @@ pub(crate) fn checks() -> Entries {
         BOTH: a_run_killed_from_outside_is_told_apart;
         BOTH: a_run_whose_agent_is_killed_vanishes;
         BOTH: a_node_that_comes_back_finds_its_run;
+        BOTH: an_agent_that_cannot_be_asked_is_not_taken_for_gone;
+        BOTH: a_run_that_never_began_is_told_apart;
         BOTH: a_second_attachment_replaces_the_first;
         BOTH: an_exit_without_a_node_is_kept;
         BOTH: an_abandoned_run_ends;
@@ -112,6 +114,48 @@ async fn a_node_that_comes_back_finds_its_run(runtime: &SandboxRuntime) -> Resul
     answer(soon(handle.accept_gateway()).await.unwrap(), "second").await;
     assert_eq!(soon(handle.wait()).await.cause, ExitCause::Code(0));
     assert_eq!(handle.output().await.unwrap(), b"question 0 first\nquestion 1 second\n");
+    Ok(())
+}
+
+async fn an_agent_that_cannot_be_asked_is_not_taken_for_gone(runtime: &SandboxRuntime) -> Result<(), Skip> {
+    let place = Place::new();
+    let handle = start(runtime, place.spec("stubborn")).await;
+    let socket = place.join("run/agent.sock");
+    fs::rename(&socket, place.join("run/aside")).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    assert!(matches!(runtime.attach(&place.join("run")).await, Err(RuntimeError::Attach { .. })));
+    // Without its result file neither.
+    fs::rename(place.join("run/files/output"), place.join("run/output")).unwrap();
+    assert!(matches!(runtime.attach(&place.join("run")).await, Err(RuntimeError::Attach { .. })));
+    fs::rename(place.join("run/output"), place.join("run/files/output")).unwrap();
+    drop(listener);
+    fs::rename(place.join("run/aside"), &socket).unwrap();
+    drop(handle);
+    let handle = runtime.attach(&place.join("run")).await.unwrap().unwrap();
+    handle.kill().await;
+    assert_eq!(soon(handle.wait()).await.cause, ExitCause::Killed);
+    Ok(())
+}
+
+async fn a_run_that_never_began_is_told_apart(runtime: &SandboxRuntime) -> Result<(), Skip> {
+    let place = Place::new();
+    let handle = start(runtime, place.spec("stubborn")).await;
+    assert!(runtime.has_begun(&place.join("run")));
+    kill_process(Pid::from_raw(agent_of(&place)).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(soon(handle.wait()).await.cause, ExitCause::Vanished);
+    assert!(runtime.attach(&place.join("run")).await.unwrap().is_none());
+    assert!(runtime.has_begun(&place.join("run")), "it was at work");
+
+    // The node dies when all is prepared, before the agent has its orders.
+    let place = Place::new();
+    let handle = start(runtime, place.spec("stubborn")).await;
+    handle.kill().await;
+    soon(handle.wait()).await;
+    for file in ["exit.json", "begun"] {
+        fs::remove_file(place.join("run").join(file)).unwrap();
+    }
+    assert!(runtime.attach(&place.join("run")).await.unwrap().is_none());
+    assert!(!runtime.has_begun(&place.join("run")));
     Ok(())
 }
 
