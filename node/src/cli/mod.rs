@@ -14,6 +14,7 @@ use std::{
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use twinmesh_client::{
     ApiError,
     key::{KeyCreation, create_organization_key},
@@ -203,6 +204,7 @@ async fn start(path: &Utf8Path, stop_runs_on_exit: bool) -> anyhow::Result<Exit>
     // Heard from the beginning, so that a start that is called off leaves nothing behind.
     let mut stopped = std::pin::pin!(stop_signal()?);
     let config = Config::load(path)?;
+    raise_file_limit();
     let start = async {
         let runtime = sandbox_runtime(&config).await?;
         anyhow::Ok(Node::start(config, Parts::new(runtime)).await?)
@@ -221,6 +223,15 @@ async fn start(path: &Utf8Path, stop_runs_on_exit: bool) -> anyhow::Result<Exit>
     let on_stop = if stop_runs_on_exit { OnStop::KillRuns } else { OnStop::LeaveRuns };
     running.shutdown(on_stop).await;
     Ok(Exit::Done)
+}
+
+/// Lets this process have as many files open as the system allows: each connection of a run is at least one. Runs have a limit
+/// of their own.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::debug!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
 }
 
 /// The sandbox as configured.

@@ -27,6 +27,9 @@ use crate::runtime::{Limits, Secret};
 pub struct Config {
     /// Where the coordinator is; with or without the trailing `/api`.
     pub coordinator_url: Url,
+    /// Whether the API key may go to another machine in the open (`http://`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_http: bool,
     /// The node's API key. Either this or `api_key_file`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<String>,
@@ -336,6 +339,11 @@ impl Config {
     /// The first key that is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key: String, problem: &str| Err(ConfigError::Value { key, problem: problem.into() });
+        if self.coordinator_url.scheme() == "http" && !self.allow_http && !is_this_machine(&self.coordinator_url) {
+            let problem = "the API key would go to another machine in the open; use `https://`, or set `allow_http = true` if \
+                 something else protects the way";
+            return wrong("coordinator_url".into(), problem);
+        }
         match (&self.api_key, &self.api_key_file) {
             (None, None) => {
                 let hint = "give the key that the coordinator showed when the node was registered, or `api_key_file`";
@@ -437,6 +445,16 @@ fn explain(errors: &figment::Error, path: &Utf8Path) -> String {
     lines.join("; ")
 }
 
+/// Whether a request to the address stays on this machine.
+fn is_this_machine(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
+
 /// Whether the text can be part of a variable's name.
 pub fn is_identifier(text: &str) -> bool {
     let mut characters = text.chars();
@@ -495,6 +513,25 @@ mod tests {
             let message = load(&text).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn the_api_key_goes_to_other_machines_over_https_only() {
+        for (url, is_allowed) in [
+            ("http://127.0.0.1:5000", true),
+            ("http://localhost", true),
+            ("http://[::1]:5000/api", true),
+            ("https://coordinator.example", true),
+            ("http://coordinator.example", false),
+            ("http://192.0.2.1:5000", false),
+            ("http://localhost.example", false),
+        ] {
+            let text = SMALL.replace("http://127.0.0.1:5000", url);
+            assert_eq!(load(&text).is_ok(), is_allowed, "{url}");
+            assert!(load(&format!("allow_http = true\n{text}")).is_ok(), "{url}");
+        }
+        let message = load(&SMALL.replace("127.0.0.1", "192.0.2.1")).unwrap_err().to_string();
+        assert!(message.contains("coordinator_url") && message.contains("allow_http"), "{message}");
     }
 
     #[test]
