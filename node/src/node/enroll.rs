@@ -177,25 +177,31 @@ impl Presence {
     }
 }
 
+/// Whom the node speaks for, and who it is.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a> {
+    pub(super) organization: &'a OrganizationKey,
+    pub(super) node: &'a OrganizationKey,
+}
+
 /// Starts the overlay and keeps the node registered.
 pub(super) async fn join_overlay(
     config: &Config,
     identity: &Identity,
-    key: &OrganizationKey,
-    node_key: &OrganizationKey,
+    keys: Keys<'_>,
     api: &Api,
     keyring: &Arc<Keyring>,
     clock: &Clock,
     stop: CancellationToken,
 ) -> Result<(RunMeshes, Presence), StartError> {
     let door = Arc::new(KnownNodes::default());
-    let overlay_config = OverlayConfig { gate: door.clone(), ..overlay_config(config, node_key)? };
+    let overlay_config = OverlayConfig { gate: door.clone(), ..overlay_config(config, keys.node)? };
     let (overlay, incoming) = Overlay::start(overlay_config).await?;
     let certify = Certify {
         organization_id: identity.organization_id,
         collaboration_id: identity.collaboration_id,
-        key: key.clone(),
-        node_key: node_key.clone(),
+        key: keys.organization.clone(),
+        node_key: keys.node.clone(),
     };
     let (certificate, renew_at) = certify.certificate(clock())?;
     let credentials = Credentials { organization_id: identity.organization_id, certificate: certificate.clone() };

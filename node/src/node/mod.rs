@@ -167,9 +167,9 @@ impl Node {
         let stop = CancellationToken::new();
         let (meshes, presence) = match &key {
             Some(key) => {
+                let keys = enroll::Keys { organization: key, node: &node_key };
                 let (meshes, presence) =
-                    enroll::join_overlay(&config, &identity, key, &node_key, &api, &keyring, &clock, stop.clone())
-                        .await?;
+                    enroll::join_overlay(&config, &identity, keys, &api, &keyring, &clock, stop.clone()).await?;
                 (Some(meshes), presence)
             }
             None => {

@@ -489,7 +489,7 @@ impl Supervisor {
         if let Some(entry) = self.entries.get_mut(&run_id) {
             entry.problem = Some(refusal.reason.clone());
             // What is recorded looks like any finished run.
-            entry.record.get_or_insert_with(|| Record {
+            entry.record.get_or_insert(Record {
                 run_id,
                 task_id,
                 job_id,
