@@ -426,7 +426,8 @@ impl Agent {
 
     fn is_temporary_full(&self) -> bool {
         self.setup.temporary.as_deref().is_some_and(|directory| {
-            watch::disk_bytes(directory).is_none_or(|bytes| bytes > self.setup.limits.temporary_bytes)
+            let run = self.process.pid.as_raw_nonzero().get();
+            watch::disk_bytes(directory, run).is_none_or(|bytes| bytes > self.setup.limits.temporary_bytes)
         })
     }
 

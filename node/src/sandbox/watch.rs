@@ -1,8 +1,12 @@
 //! What a run uses, as the kernel tells it.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeMap, fs, os::fd::OwnedFd, os::unix::fs::MetadataExt as _, time::Duration};
 
 use camino::Utf8Path;
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat},
+    io::Errno,
+};
 
 /// What all processes of a run use together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,9 +23,8 @@ pub(super) struct Usage {
 /// pages of programs and files would be counted once for each process that maps them.
 pub(super) fn usage(first: i32) -> Usage {
     let mut usage = Usage::default();
-    let mut waiting = vec![first];
     // A process that is gone by now uses nothing, so what cannot be read is left out.
-    while let Some(process) = waiting.pop() {
+    for process in tree(first) {
         if let Ok(status) = fs::read_to_string(format!("/proc/{process}/status")) {
             usage.memory_bytes +=
                 1024 * (field(&status, "RssAnon:") + field(&status, "RssShmem:") + field(&status, "VmSwap:"));
@@ -30,13 +33,23 @@ pub(super) fn usage(first: i32) -> Usage {
         if let Ok(stat) = fs::read_to_string(format!("/proc/{process}/stat")) {
             usage.cpu_time += cpu_time(&stat);
         }
+    }
+    usage
+}
+
+/// A process and all that descend from it.
+fn tree(first: i32) -> Vec<i32> {
+    let mut found = vec![first];
+    let mut next = 0;
+    while let Some(process) = found.get(next) {
+        next += 1;
         let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { continue };
         for thread in threads.flatten() {
             let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-            waiting.extend(children.split_whitespace().filter_map(|child| child.parse::<i32>().ok()));
+            found.extend(children.split_whitespace().filter_map(|child| child.parse::<i32>().ok()));
         }
     }
-    usage
+    found
 }
 
 fn field(status: &str, name: &str) -> u64 {
@@ -58,28 +71,78 @@ fn cpu_time(stat: &str) -> Duration {
     Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// The disk space that a directory's content takes, or `None` if there are too many files in it to tell.
-pub(super) fn disk_bytes(directory: &Utf8Path) -> Option<u64> {
-    use std::os::unix::fs::MetadataExt as _;
-    const MOST_ENTRIES: usize = 100_000;
-    let mut bytes = 0;
+/// How many files a run's folder may hold; more are taken for a full folder, because counting them takes too long.
+const MOST_ENTRIES: usize = 100_000;
+
+/// How deep folders may lie within each other; each level takes an open file while they are counted.
+const DEEPEST: usize = 64;
+
+/// The disk space that a directory's content takes, and the files in its file system that the run has removed but still has
+/// open. `None` if that cannot be told, which counts as full: a run could hide anything in what cannot be looked at.
+pub(super) fn disk_bytes(directory: &Utf8Path, first: i32) -> Option<u64> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(directory.as_str(), flags, Mode::empty()).ok()?;
+    let device = rustix::fs::fstat(&opened).ok()?.st_dev;
     let mut entries = 0;
-    let mut waiting = vec![directory.as_std_path().to_owned()];
-    while let Some(directory) = waiting.pop() {
-        let Ok(content) = fs::read_dir(directory) else { continue };
-        for entry in content.flatten() {
-            entries += 1;
-            if entries > MOST_ENTRIES {
-                return None;
-            }
-            let Ok(metadata) = entry.metadata() else { continue };
-            bytes += metadata.blocks() * 512;
-            if metadata.is_dir() {
-                waiting.push(entry.path());
-            }
+    Some(content_bytes(&opened, &mut entries, DEEPEST)? + removed_bytes(first, device)?)
+}
+
+/// Goes down by descriptors, so that neither long paths nor links lead astray.
+fn content_bytes(directory: &OwnedFd, entries: &mut usize, levels: usize) -> Option<u64> {
+    let mut bytes = 0;
+    for entry in Dir::read_from(directory).ok()? {
+        let entry = entry.ok()?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        *entries += 1;
+        if *entries > MOST_ENTRIES {
+            return None;
+        }
+        let found = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => found,
+            Err(Errno::NOENT) => continue,
+            Err(_) => return None,
+        };
+        bytes += u64::try_from(found.st_blocks).unwrap_or(0) * 512;
+        if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match openat(directory, name, flags, Mode::empty()) {
+            Ok(below) => bytes += content_bytes(&below, entries, levels.checked_sub(1)?)?,
+            // Removed or replaced since.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+            Err(_) => return None,
         }
     }
     Some(bytes)
+}
+
+/// The disk space of files that have no name any more and that a process of the run holds open.
+fn removed_bytes(first: i32, device: u64) -> Option<u64> {
+    let mut files = BTreeMap::new();
+    for process in tree(first) {
+        let descriptors = match fs::read_dir(format!("/proc/{process}/fd")) {
+            Ok(descriptors) => descriptors,
+            // One that has ended holds nothing, and may not be looked into.
+            Err(_) if has_ended(process) => continue,
+            Err(_) => return None,
+        };
+        for descriptor in descriptors.flatten() {
+            let Ok(found) = fs::metadata(descriptor.path()) else { continue };
+            if found.is_file() && found.nlink() == 0 && found.dev() == device {
+                files.insert(found.ino(), found.blocks() * 512);
+            }
+        }
+    }
+    Some(files.into_values().sum())
+}
+
+fn has_ended(process: i32) -> bool {
+    fs::read_to_string(format!("/proc/{process}/status"))
+        .map_or(true, |status| status.lines().any(|line| line.starts_with("State:") && line.contains('Z')))
 }
 
 #[cfg(test)]
@@ -104,6 +167,26 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("below")).unwrap();
         fs::write(directory.path().join("below/file"), vec![1; 100_000]).unwrap();
-        assert!(disk_bytes(Utf8Path::from_path(directory.path()).unwrap()).unwrap() >= 100_000);
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let path = Utf8Path::from_path(directory.path()).unwrap();
+        let before = disk_bytes(path, own).unwrap();
+        assert!(before >= 100_000);
+        // A name more or less makes no difference as long as the file is open.
+        let file = fs::File::open(path.join("below/file")).unwrap();
+        fs::remove_file(path.join("below/file")).unwrap();
+        assert!(disk_bytes(path, own).unwrap() >= 100_000);
+        drop(file);
+    }
+
+    #[test]
+    fn a_directory_that_is_too_deep_to_look_through_counts_as_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = Utf8Path::from_path(directory.path()).unwrap();
+        let mut deep = path.to_owned();
+        for _ in 0..DEEPEST + 2 {
+            deep.push("d");
+        }
+        fs::create_dir_all(&deep).unwrap();
+        assert_eq!(disk_bytes(path, 0), None);
     }
 }

@@ -32,6 +32,7 @@ pub(crate) fn main() -> i32 {
         "fill_memory" => fill_memory(),
         "fill_temporary" => fill(&format!("{}/big", env::var("TEMPORARY_FOLDER").unwrap())),
         "fill_many" => fill_many(),
+        "fill_unseen" => fill_unseen(),
         "fill_output" => return fill_output(),
         "replace_output" => replace_output(),
         "write_data" => write_data(),
@@ -272,6 +273,22 @@ fn fill_many() -> String {
             return index.to_string();
         }
         std::thread::sleep(Duration::from_millis(10));
+    }
+    String::new()
+}
+
+/// Removes each file that it has made, and keeps it open.
+fn fill_unseen() -> String {
+    let name = format!("{}/file", env::var("TEMPORARY_FOLDER").unwrap());
+    let mut held = Vec::new();
+    for index in 0..60 {
+        let mut file = fs::File::create(&name).unwrap();
+        fs::remove_file(&name).unwrap();
+        if file.write_all(&vec![1; 1 << 20]).is_err() {
+            return index.to_string();
+        }
+        held.push(file);
+        std::thread::sleep(Duration::from_millis(100));
     }
     String::new()
 }

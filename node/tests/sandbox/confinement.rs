@@ -26,6 +26,7 @@ pub(crate) fn checks() -> Entries {
         BOTH: too_much_memory_is_stopped;
         FULL: a_full_temporary_folder_is_an_error;
         BOTH: a_full_shared_folder_ends_the_run;
+        BOTH: files_that_are_removed_but_open_count;
         BOTH: a_file_is_no_larger_than_allowed;
         BOTH: a_result_that_is_too_large_is_refused;
         BOTH: the_result_file_cannot_be_replaced;
@@ -221,6 +222,16 @@ async fn a_full_temporary_folder_is_an_error(runtime: &SandboxRuntime) -> Result
 async fn a_full_shared_folder_ends_the_run(runtime: &SandboxRuntime) -> Result<(), Skip> {
     let place = Place::new();
     let mut spec = place.spec("fill_many");
+    spec.limits.temporary_bytes = 8 << 20;
+    spec.temporary = Some(place.join("shared"));
+    let (_, exit) = ending(runtime, spec).await;
+    assert_eq!(exit.cause, ExitCause::LimitExceeded(Limit::Temporary));
+    Ok(())
+}
+
+async fn files_that_are_removed_but_open_count(runtime: &SandboxRuntime) -> Result<(), Skip> {
+    let place = Place::new();
+    let mut spec = place.spec("fill_unseen");
     spec.limits.temporary_bytes = 8 << 20;
     spec.temporary = Some(place.join("shared"));
     let (_, exit) = ending(runtime, spec).await;
