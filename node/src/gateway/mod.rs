@@ -78,6 +78,8 @@ pub(crate) struct Gateway {
     claiming: tokio::sync::Mutex<()>,
     /// Subtasks that are being made.
     busy: Mutex<BTreeSet<(ContentKey, u32)>>,
+    /// Tells that one less is being made.
+    freed: tokio::sync::Notify,
     /// Who runs what of the subtasks; never changes.
     runs: Mutex<BTreeMap<TaskId, Arc<BTreeMap<RunId, OrganizationId>>>>,
     room: Room,
@@ -114,6 +116,7 @@ pub async fn serve(services: Services, served: Served, handle: Arc<dyn RunHandle
         served,
         claiming: tokio::sync::Mutex::default(),
         busy: Mutex::default(),
+        freed: tokio::sync::Notify::new(),
         runs: Mutex::default(),
         room: Room::new(LIMITS),
     });
@@ -148,6 +151,11 @@ impl Gateway {
         let api = self.services.api.with_token(&token);
         let target = arguments.target(&path);
         match call {
+            // What is included may be runs with their inputs.
+            Call::Forward if arguments.one("include")?.is_some() => {
+                let place = self.room.take().await;
+                Ok(answer_in(place, &self.forward(&api, Method::GET, &target).await?))
+            }
             Call::Open | Call::Forward => Ok(answer(StatusCode::OK, &self.forward(&api, Method::GET, &target).await?)),
             Call::BlobStatus => Ok(answer(StatusCode::OK, &json!({"blob_store_enabled": false}))),
             Call::Blob => Err(Failure::new(StatusCode::NOT_IMPLEMENTED, "this node carries payloads inline")),

@@ -43,7 +43,7 @@ impl Gateway {
             conceal(&mut new);
         }
 
-        let (claim, _busy) = self.claim(content).await?;
+        let (claim, _busy) = self.claim(content, key.is_some()).await?;
         let task = self.make(api, new, &claim).await?;
         // Results are read by this entry, so the run hears of no task without one. Should it ask again it gets this task:
         // the coordinator knows it by its key.
@@ -58,11 +58,26 @@ impl Gateway {
         Ok(answer(StatusCode::CREATED, &json!(task)))
     }
 
-    async fn claim(&self, content: Digest) -> Result<(SubtaskClaim, Busy<'_>), Failure> {
-        let _one_at_a_time = self.claiming.lock().await;
+    /// Takes a place for a request. One that has a key is the same request whenever it comes, so it waits for itself.
+    async fn claim(&self, content: Digest, is_keyed: bool) -> Result<(SubtaskClaim, Busy<'_>), Failure> {
+        let _one_at_a_time = loop {
+            let freed = self.freed.notified();
+            let lock = self.claiming.lock().await;
+            let is_busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains(&(content, 0));
+            if !(is_keyed && is_busy) {
+                break lock;
+            }
+            drop(lock);
+            freed.await;
+        };
         let served = &self.served;
-        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let claim = self.services.journal.subtask_claim(served.run_id, served.attempt, content, &busy).await;
+        let journal = &self.services.journal;
+        let claim = if is_keyed {
+            journal.subtask_claim_keyed(served.run_id, served.attempt, content).await
+        } else {
+            let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            journal.subtask_claim(served.run_id, served.attempt, content, &busy).await
+        };
         let claim = claim.map_err(unrecorded)?;
         let place = (claim.content, claim.occurrence);
         self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
@@ -199,6 +214,7 @@ struct Busy<'a> {
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.gateway.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.place);
+        self.gateway.freed.notify_waiters();
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A subtask is named by its content and by how often this attempt asked for the same content before: the second
 //! attempt's first request for some content is the first attempt's first, and so on. A request whose answer never
-//! reached the run does not count.
+//! reached the run does not count; of one that has a key this is known for sure.
 
 use std::collections::BTreeSet;
 
@@ -77,13 +77,7 @@ impl Journal {
             let task_id = row.try_get::<Option<i64>, _>("task_id")?.map(TaskId::new);
             return Ok(SubtaskClaim { run_id, content, occurrence, task_id });
         }
-        let made: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM subtask WHERE run_id = ?")
-            .bind(run_id.get())
-            .fetch_one(&self.pool)
-            .await?;
-        if made >= MAX_SUBTASKS {
-            return Err(JournalError::Subtasks);
-        }
+        self.subtask_room(run_id).await?;
         let occurrence = number(i64::try_from(rows.len()).unwrap_or(i64::MAX), run_id)?;
         sqlx::query(
             "INSERT INTO subtask (run_id, content, occurrence, attempt, answered, task_id) VALUES (?, ?, ?, ?, 0, NULL)",
@@ -95,6 +89,43 @@ impl Journal {
         .execute(&self.pool)
         .await?;
         Ok(SubtaskClaim { run_id, content, occurrence, task_id: None })
+    }
+
+    /// Claims the place of a request that the run gave a key, which its content comprises: it has only one, however often it
+    /// is sent.
+    ///
+    /// # Errors
+    ///
+    /// As [`subtask_claim`](Self::subtask_claim).
+    pub async fn subtask_claim_keyed(
+        &self,
+        run_id: RunId,
+        attempt: u32,
+        content: ContentKey,
+    ) -> Result<SubtaskClaim, JournalError> {
+        let select = "SELECT task_id FROM subtask WHERE run_id = ? AND content = ? AND occurrence = 0";
+        let known: Option<Option<i64>> =
+            sqlx::query_scalar(select).bind(run_id.get()).bind(content.to_string()).fetch_optional(&self.pool).await?;
+        if known.is_none() {
+            self.subtask_room(run_id).await?;
+            sqlx::query(
+                "INSERT INTO subtask (run_id, content, occurrence, attempt, answered, task_id) VALUES (?, ?, 0, ?, 0, NULL)",
+            )
+            .bind(run_id.get())
+            .bind(content.to_string())
+            .bind(i64::from(attempt))
+            .execute(&self.pool)
+            .await?;
+        }
+        Ok(SubtaskClaim { run_id, content, occurrence: 0, task_id: known.flatten().map(TaskId::new) })
+    }
+
+    async fn subtask_room(&self, run_id: RunId) -> Result<(), JournalError> {
+        let made: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM subtask WHERE run_id = ?")
+            .bind(run_id.get())
+            .fetch_one(&self.pool)
+            .await?;
+        if made >= MAX_SUBTASKS { Err(JournalError::Subtasks) } else { Ok(()) }
     }
 
     /// Records what is signed for a subtask, before anybody else sees it.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use twinmesh_algorithms::sdk::{Host, control::Control, gateway::GatewayError};
+use twinmesh_algorithms::sdk::{Host, control::Control, gateway::GatewayError, stream::Stream};
 use twinmesh_node::OnStop;
 use twinmesh_protocol::{id::TaskId, payload};
 
@@ -52,6 +52,34 @@ pub(crate) fn ask_raw(host: &Host, control: &Control) -> Result<Value, String> {
         answer.get(9..12).map(str::to_owned).ok_or_else(|| format!("no answer: {answer}"))
     };
     Ok(json!(targets.iter().map(ask).collect::<Result<Vec<String>, String>>()?))
+}
+
+/// Sends one request for a subtask three times, as if its answer were lost, and one without a key two times.
+pub(crate) fn ask_again(host: &Host, control: &Control) -> Result<Value, String> {
+    let token = std::fs::read_to_string(host.variable("TOKEN_FILE").unwrap()).map_err(|error| error.to_string())?;
+    let input = payload::to_text(br#"{"method": "echo", "args": [], "kwargs": {}}"#);
+    let body = json!({"image": host.claims().image, "organizations": [{"id": HOME, "input": input}]}).to_string();
+    let ask = |key: &str| {
+        let mut stream = control.gateway().map_err(|error| error.to_string())?;
+        let head = format!(
+            "POST /task HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {token}\r\nconnection: close\r\n{key}\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).map_err(|error| error.to_string())?;
+        Ok::<_, String>(stream)
+    };
+    let read = |mut stream: Stream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let task: Value = serde_json::from_str(body).map_err(|error| format!("{error}: {answer}"))?;
+        Ok::<_, String>(task["id"].clone())
+    };
+    let (first, second) = (ask("idempotency-key: k\r\n")?, ask("idempotency-key: k\r\n")?);
+    let mut tasks = vec![read(first)?, read(second)?, read(ask("idempotency-key: k\r\n")?)?];
+    tasks.extend([read(ask("")?)?, read(ask("")?)?]);
+    Ok(json!(tasks))
 }
 
 /// What a function answers that may call `echo` and `rows`.
@@ -113,6 +141,15 @@ async fn subtasks_and_their_results_belong_together() {
     let node = hospital.start().await;
     let coordinator = &hospital.coordinator;
     assert_eq!(run(coordinator, "central_twice", json!({})).await, json!([[{"n": 1}], [{"n": 2}]]));
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_a_key_makes_one_subtask_however_often_it_is_sent() {
+    let hospital = Hospital::new(true).await;
+    let node = hospital.start().await;
+    let coordinator = &hospital.coordinator;
+    assert_eq!(run(coordinator, "again", json!({})).await, json!([2, 2, 2, 3, 4]));
     node.shutdown(OnStop::KillRuns).await;
 }
 

@@ -138,6 +138,7 @@ fn algorithm(run: ThreadRun, gate: &Gate) -> Result<Vec<u8>, String> {
         }
         "central_twice" => gateway::ask_twice(&host),
         "steal" => gateway::steal(&host),
+        "again" => gateway::ask_again(&host, &control)?,
         "raw" => gateway::ask_raw(&host, &control)?,
         other => return Err(format!("no function {other}")),
     };
