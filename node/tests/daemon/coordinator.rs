@@ -72,6 +72,8 @@ pub(crate) struct World {
     idempotency: BTreeMap<String, i64>,
     sequence: i64,
     encrypted: bool,
+    /// The nodes that are registered with the overlay, besides this one.
+    pub(crate) peers: Vec<Value>,
     /// Whether the researcher's organization is not in the collaboration yet.
     pub(crate) is_small: bool,
 }
@@ -127,7 +129,7 @@ impl Coordinator {
             .route("/api/token/container", post(container_token))
             .route("/api/node/{id}", get(node))
             .route("/api/node/{id}/peer", put(|| async { Json(json!({"msg": "ok"})) }))
-            .route("/api/peer", get(|| async { Json(json!({"data": []})) }))
+            .route("/api/peer", get(peers))
             .route("/api/overlay", get(|| async { Json(json!({"relay": null})) }))
             .route("/api/collaboration/{id}", get(collaboration))
             .route("/api/organization", get(organizations))
@@ -421,6 +423,10 @@ async fn organization_update(state: App, Path(id): Path<i64>, Json(body): Json<V
         state.world().keys.insert(id, key.into());
     }
     organization(state, Path(id)).await
+}
+
+async fn peers(State(state): App) -> Json<Value> {
+    Json(json!({"data": state.world().peers}))
 }
 
 async fn follow(State(state): App) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {

@@ -26,10 +26,13 @@ use twinmesh_node::{
         thread::{ThreadRun, ThreadRuntime},
     },
 };
+use twinmesh_overlay::{Multiaddr, Overlay, OverlayConfig, PeerId};
 use twinmesh_protocol::{
+    certificate::{CERTIFICATE_VERSION, NodeCertificate},
     id::OrganizationId,
     key::OrganizationKey,
     manifest::{Delegation, SignedManifest},
+    signed::Signed,
 };
 
 use coordinator::{Coordinator, HOME, wait_for};
@@ -479,5 +482,44 @@ async fn a_run_that_is_withdrawn_while_it_is_judged_and_then_refused_is_forgotte
     wait_for("two lists", || (coordinator.lists() >= lists + 2).then_some(())).await;
     coordinator.hold_tokens(false);
     wait_for("the run to be gone", || node.status().ok()?.runs.is_empty().then_some(())).await;
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_nodes_that_a_known_organization_certified_may_connect() {
+    let hospital = Hospital::new(true).await;
+    let coordinator = &hospital.coordinator;
+    let node = hospital.start().await;
+    let (peer, addresses) = wait_for("the node's addresses", || {
+        let overlay = node.status().ok()?.overlay?;
+        let addresses: Vec<Multiaddr> = overlay.addresses.iter().map(|text| text.parse().unwrap()).collect();
+        (!addresses.is_empty()).then(|| (overlay.peer_id.parse::<PeerId>().unwrap(), addresses))
+    })
+    .await;
+    let node_key = OrganizationKey::from_seed(&[8; 32]);
+    let (other, _incoming) = Overlay::start(OverlayConfig::loopback([8; 32])).await.unwrap();
+    other.open(peer, &addresses).await.unwrap_err();
+
+    let certify = |key: &OrganizationKey| {
+        let certificate = NodeCertificate {
+            version: CERTIFICATE_VERSION,
+            organization_id: coordinator::RESEARCHER,
+            collaboration_id: coordinator::COLLABORATION,
+            node_key: node_key.public(),
+            issued_at: coordinator::now(),
+            not_after: coordinator::now() + 3600,
+        };
+        json!({"node_id": 2, "organization_id": coordinator::RESEARCHER, "addresses": [], "status": "online",
+            "certificate": Signed::sign(&certificate, key).unwrap()})
+    };
+    // The coordinator's word is not enough.
+    coordinator.world().peers = vec![certify(&OrganizationKey::from_seed(&[9; 32]))];
+    other.open(peer, &addresses).await.unwrap_err();
+    coordinator.world().peers = vec![certify(&coordinator.state.researcher_key)];
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while let Err(error) = other.open(peer, &addresses).await {
+        assert!(tokio::time::Instant::now() < deadline, "{error}");
+    }
+    other.shutdown().await;
     node.shutdown(OnStop::KillRuns).await;
 }
