@@ -4,12 +4,12 @@
 //! anybody, whatever happens to its process.
 
 use std::{
-    error::Error,
     io::Write,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
 use crate::{
+    describe::describe,
     functions::{self, FunctionError},
     sdk::{Host, HostError, to_output},
 };
@@ -96,18 +96,6 @@ fn call(host: &Host) -> Result<Vec<u8>, RunError> {
         host.abort();
     }
     outcome
-}
-
-/// An error with all its causes, as one line.
-#[must_use]
-pub fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Writes a line to the run's log.

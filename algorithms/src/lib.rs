@@ -6,13 +6,15 @@
 //! * [`functions`]: what tasks can call;
 //! * [`mod@entry`]: how a run starts and ends, as a process or as a thread.
 
+mod describe;
 pub mod entry;
 pub mod functions;
 pub mod maths;
 pub mod sdk;
 pub mod twin;
 
-pub use self::entry::{describe, entry, run_as_container, run_in_thread};
+pub use self::describe::describe;
+pub use self::entry::{entry, run_as_container, run_in_thread};
 
 /// The name by which tasks ask for these functions, wherever they are built in.
 pub const IMAGE: &str = concat!("twinmesh/builtin:", env!("CARGO_PKG_VERSION"));

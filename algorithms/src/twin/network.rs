@@ -12,7 +12,7 @@ use twinmesh_protocol::{
     id::{OrganizationId, TaskId},
 };
 
-use crate::entry::describe;
+use crate::describe::describe;
 use crate::sdk::{
     Host,
     control::{Control, ControlError, ControlListener},
