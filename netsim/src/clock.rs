@@ -5,6 +5,6 @@ use twinmesh_protocol::time::Time;
 /// The present instant.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "netsim is a shell")]
-pub fn now() -> Time {
+pub(crate) fn now() -> Time {
     chrono::Utc::now().into()
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use camino::Utf8PathBuf;
 use twinmesh_algorithms::sdk::{Host, HostParts};
 use twinmesh_algorithms::{describe, run_in_thread};
 use twinmesh_client::api::{Api, ApiOptions};
@@ -77,12 +76,6 @@ impl InProcess {
             node.shutdown(OnStop::KillRuns).await;
         }
         self.coordinator.shutdown().await;
-    }
-
-    /// Where everything lives, by node.
-    #[must_use]
-    pub fn state_directories(&self) -> Vec<Utf8PathBuf> {
-        self.members.iter().map(|member| member.state.clone()).collect()
     }
 }
 

@@ -28,11 +28,9 @@ pub(crate) fn draw(curves: &[Curve], unit: &str, width: usize, height: usize) ->
     let column_time = |column: usize| end * column as f64 / (width.max(2) - 1) as f64;
     let mut grid = vec![vec![' '; width]; height];
     for curve in curves {
-        for column in 0..width {
-            // Beyond its last time a curve says nothing.
-            if column_time(column) > curve.end() * (1.0 + 1e-9) {
-                break;
-            }
+        // Beyond its last time a curve says nothing.
+        let columns = (0..width).take_while(|&column| column_time(column) <= curve.end() * (1.0 + 1e-9));
+        for column in columns {
             let survival = curve.at(column_time(column)).clamp(0.0, 1.0);
             let row = ((1.0 - survival) * (height.max(2) - 1) as f64).round() as usize;
             grid[row.min(height - 1)][column] = curve.mark;
