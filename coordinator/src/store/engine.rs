@@ -14,9 +14,9 @@ use crate::config::Synchronous;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request waits for a connection before it fails.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a transaction may rest between two statements. A machine that vanishes in the middle of one must not keep
-/// all others from writing; a request's body may be read in it.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a transaction may rest between two statements: a machine that stands still in the middle of one must not
+/// keep all others from writing. Small bodies are read within it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that wait for their turn to write at PostgreSQL. One writes; the next has its place in the queue there
 /// before the first is done.
 const WRITERS: u32 = 4;
@@ -56,16 +56,24 @@ impl Engine {
     /// Begins a transaction that may write. There is one at a time, on all instances together: so what is read in it
     /// stays true until it ends, and events are numbered in the order in which they are committed.
     pub(super) async fn begin_write(self, writer: &AnyPool) -> Result<Transaction<'static, Any>> {
+        let mut inner = self.begin_note(writer).await?;
         match self {
-            Self::Sqlite => Ok(writer.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Sqlite => Ok(inner),
             Self::Postgres => {
-                let mut inner = writer.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
                 // Ours is the first number, our schema the second: databases may be shared, schemas are not.
                 sqlx::raw_sql("SELECT pg_advisory_xact_lock(7601, current_schema()::regnamespace::oid::int4)")
                     .execute(&mut *inner)
                     .await?;
                 Ok(inner)
             }
+        }
+    }
+
+    /// Begins a transaction that writes one row whatever is read, and no event: it need not wait for its turn.
+    pub(super) async fn begin_note(self, writer: &AnyPool) -> Result<Transaction<'static, Any>> {
+        match self {
+            Self::Sqlite => Ok(writer.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Postgres => Ok(writer.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?),
         }
     }
 

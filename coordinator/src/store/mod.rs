@@ -117,7 +117,14 @@ impl Store {
         sqlx::any::install_default_drivers();
         let url = engine::url(location);
         let engine = Engine::of(&url)?;
-        let writer = engine.writers(&url, synchronous).await?;
+        let writer = match engine.writers(&url, synchronous).await {
+            // A server may be on its way up, so it was waited for; what is wrong says one more try.
+            Err(StoreError::Database(sqlx::Error::PoolTimedOut)) => {
+                try_out(&url).await?;
+                engine.writers(&url, synchronous).await?
+            }
+            writer => writer?,
+        };
         migration::run(engine, &writer).await?;
         let reader = engine.readers(&url, synchronous, readers).await?;
         let bells = Bells::new();
@@ -140,6 +147,11 @@ impl Store {
     /// Begins a transaction that may write. There is one at a time: others wait their turn.
     pub(crate) async fn write(&self) -> Result<Tx> {
         Ok(self.tx(self.engine.begin_write(&self.writer).await?))
+    }
+
+    /// Begins a transaction that writes one row whatever is read, and no event.
+    pub(crate) async fn note(&self) -> Result<Tx> {
+        Ok(self.tx(self.engine.begin_note(&self.writer).await?))
     }
 
     /// Begins a transaction that reads: all its queries see the same state.

@@ -111,7 +111,7 @@ impl Presence {
 
     async fn beat(&self, watched: &mut Watched) -> Result<()> {
         let inner = &*self.inner;
-        let mut tx = inner.store.write().await?;
+        let mut tx = inner.store.note().await?;
         instance_put(&mut tx, &inner.instance.id).await?;
         tx.commit().await?;
         self.restore().await?;

@@ -308,6 +308,22 @@ async fn an_instance_that_comes_back_knows_that_nobody_is_connected_to_it() {
     watcher.until(|event| event.kind == "node_offline").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_was_taken_for_dead_and_lives_has_its_nodes_back() {
+    if !can_be_shared() {
+        return;
+    }
+    let b = federation(1).await;
+    let a = Process::start(&b).await;
+    let mut watcher = b.follow(&b.root, "latest").await;
+    let _stream = a.follow(&b.members[0].node_token, 0).await;
+    watcher.until(|event| event.kind == "node_online").await;
+    a.signal("STOP").await;
+    watcher.until(|event| event.kind == "node_offline").await;
+    a.signal("CONT").await;
+    watcher.until(|event| event.kind == "node_online").await;
+}
+
 /// A coordinator as a process of its own.
 struct Process {
     child: Child,
@@ -353,6 +369,11 @@ impl Process {
 
     async fn kill(&mut self) {
         self.child.kill().await.unwrap();
+    }
+
+    async fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.child.id().unwrap());
+        assert!(tokio::process::Command::new("sh").args(["-c", &command]).status().await.unwrap().success());
     }
 
     fn connect_later(&self) -> Connection {
