@@ -1,7 +1,8 @@
 -- The entities of the v4 contract (section A.5) and what the coordinator keeps besides.
 --
--- One text for SQLite and PostgreSQL: `{identity}` becomes the engine's own way to number rows. Instants are
--- microseconds since 1970 in UTC, truth values are 0 or 1, everything else is text or a whole number.
+-- One text for SQLite and PostgreSQL: `{identity}` becomes the engine's own way to number rows, and
+-- `{identity_from_8}` one that leaves the first seven to the program. Instants are microseconds since 1970 in UTC,
+-- truth values are 0 or 1, everything else is text or a whole number.
 
 -- Users and nodes share one sequence of ids.
 CREATE TABLE authenticatable (
@@ -88,7 +89,7 @@ CREATE INDEX user_by_organization ON user_account (organization_id);
 
 -- The rules themselves (1 to 86) are part of the program; so are the built-in roles, which are written here at start.
 CREATE TABLE role (
-    id {identity},
+    id {identity_from_8},
     name TEXT NOT NULL,
     description TEXT,
     organization_id BIGINT REFERENCES organization (id),

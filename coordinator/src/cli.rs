@@ -1,4 +1,4 @@
-//! The program: `twinmesh-coordinator start | config check | config show | doctor`.
+//! The program: `twinmesh-coordinator start | config check | config show | doctor | backup`.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
@@ -43,6 +43,17 @@ enum Command {
     Config(ConfigCommand),
     /// Try what a start needs, and say how to mend what fails.
     Doctor(Flags),
+    /// Copy the embedded database into a new file, also while the coordinator runs.
+    ///
+    /// The copy is whole and as of one moment. Keep the data directory's `token-secret` and `relay.key` beside it:
+    /// without the first everybody has to log in again, without the second nodes see another relay.
+    ///
+    /// To restore: stop the coordinator, remove `coordinator.sqlite-wal` and `coordinator.sqlite-shm` from the data
+    /// directory, put the copy there as `coordinator.sqlite`, and start.
+    ///
+    /// With `database.url` the data is in PostgreSQL: use pg_dump, which also works while the coordinators run.
+    #[command(after_help = "Example:\n  twinmesh-coordinator backup --data-dir ./coordinator --output monday.sqlite")]
+    Backup(BackupFlags),
 }
 
 #[derive(Debug, Subcommand)]
@@ -51,6 +62,15 @@ enum ConfigCommand {
     Check(Flags),
     /// Print the settings in effect, without secrets.
     Show(Flags),
+}
+
+#[derive(Debug, Args)]
+struct BackupFlags {
+    #[command(flatten)]
+    flags: Flags,
+    /// The file to make; there must be none yet.
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
 }
 
 #[derive(Debug, Args, Serialize)]
@@ -114,6 +134,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Config(ConfigCommand::Check(flags)) => flags.load().map(|_| say("the settings are valid")),
         Command::Config(ConfigCommand::Show(flags)) => show(&flags),
         Command::Doctor(flags) => doctor(&flags).await,
+        Command::Backup(flags) => backup(&flags).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -160,6 +181,20 @@ fn show(flags: &Flags) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")
 }
 
+async fn backup(BackupFlags { flags, output }: &BackupFlags) -> anyhow::Result<()> {
+    let config = flags.load()?;
+    anyhow::ensure!(
+        config.database.url()?.is_none(),
+        "`database.url` is set: the data is there, not in the data directory\n\
+         hint: with PostgreSQL, pg_dump --format=custom --file={} copies it while the coordinators run; pg_restore puts \
+         it back",
+        output.display()
+    );
+    crate::store::back_up(&crate::sqlite_file(&config.data_dir), output).await?;
+    say(&format!("the database is copied to {}", output.display()));
+    Ok(())
+}
+
 async fn doctor(flags: &Flags) -> anyhow::Result<()> {
     let config = flags.load()?;
     say("ok    settings");
@@ -175,12 +210,20 @@ async fn doctor(flags: &Flags) -> anyhow::Result<()> {
             crate::files::take(&config.data_dir).map(drop).map_err(anyhow::Error::from),
             "give one that is writable with `--data-dir`, or stop the coordinator that has it",
         ),
-        (
-            "token secret".to_owned(),
-            crate::files::token_secret(&config.data_dir).map(drop).map_err(anyhow::Error::from),
-            "see the file named above",
-        ),
+        match config.database.url()? {
+            None => (
+                "token secret".to_owned(),
+                crate::files::token_secret(&config.data_dir).map(drop).map_err(anyhow::Error::from),
+                "see the file named above",
+            ),
+            Some(url) => (
+                "database".to_owned(),
+                crate::store::try_out(&url).await.map_err(anyhow::Error::from),
+                "see whether the server runs, and whether `database.url` names it, a database and who may use it",
+            ),
+        },
     ];
+    let total = checks.len();
     let mut failed = 0;
     for (what, outcome, hint) in checks {
         match outcome {
@@ -191,7 +234,7 @@ async fn doctor(flags: &Flags) -> anyhow::Result<()> {
             }
         }
     }
-    anyhow::ensure!(failed == 0, "{failed} of 3 checks failed");
+    anyhow::ensure!(failed == 0, "{failed} of {total} checks failed");
     Ok(())
 }
 

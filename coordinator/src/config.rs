@@ -65,9 +65,13 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatabaseConfig {
-    /// A database URL; without it, `coordinator.sqlite` in the data directory.
-    pub url: Option<String>,
-    /// How much a commit waits for: `full` (the disk) or `normal` (the operating system).
+    /// `postgres://user:password@host/database`, which several coordinators may share; without it SQLite's
+    /// `coordinator.sqlite` in the data directory.
+    pub url: Option<Secret>,
+    /// A file that holds the URL.
+    pub url_file: Option<PathBuf>,
+    /// How much a commit waits for: `full` (the disk; with PostgreSQL, what its `synchronous_commit` says) or `normal`
+    /// (the operating system; with PostgreSQL, not even that: the last moments before it crashes may be lost).
     pub synchronous: Synchronous,
     /// How many requests may read at the same time.
     pub readers: u32,
@@ -96,6 +100,8 @@ pub struct LimitsConfig {
     pub status_hold: Span,
     /// How long a node may be away before it counts as gone: `10s`.
     pub node_grace: Span,
+    /// How long another coordinator on the same database may be silent before its nodes count as gone: `10s`.
+    pub instance_lease: Span,
 }
 
 /// The overlay's meeting point and relay.
@@ -132,9 +138,20 @@ impl Default for Config {
     }
 }
 
+impl DatabaseConfig {
+    /// The database's URL, if one is given.
+    pub(crate) fn url(&self) -> Result<Option<String>, crate::FileError> {
+        match (&self.url, &self.url_file) {
+            (Some(url), _) => Ok(Some(url.reveal().to_owned())),
+            (None, Some(path)) => crate::files::read_secret(path).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        Self { url: None, synchronous: Synchronous::Full, readers: 8 }
+        Self { url: None, url_file: None, synchronous: Synchronous::Full, readers: 8 }
     }
 }
 
@@ -152,6 +169,7 @@ impl Default for LimitsConfig {
             header_timeout: Span(Duration::from_secs(30)),
             status_hold: Span(Duration::from_secs(50)),
             node_grace: Span(Duration::from_secs(10)),
+            instance_lease: Span(Duration::from_secs(10)),
         }
     }
 }
@@ -203,6 +221,12 @@ impl Config {
         }
         if self.limits.request_body.0 < 1024 {
             return wrong("limits.request_body", "use at least `1KiB`");
+        }
+        if self.limits.instance_lease.0 < Duration::from_millis(100) {
+            return wrong("limits.instance_lease", "use at least `100ms`");
+        }
+        if self.database.url.is_some() && self.database.url_file.is_some() {
+            return wrong("database.url", "`database.url_file` is given too; keep one of them");
         }
         if self.root.password.is_some() && self.root.password_file.is_some() {
             return wrong("root.password", "`root.password_file` is given too; keep one of them");

@@ -83,24 +83,48 @@ pub(crate) fn make_private(path: &Path) -> Result<(), FileError> {
     open.map(drop).map_err(failed("make", path))
 }
 
+/// As long as the hash's output (RFC 7518 §3.2).
+const SECRET_BYTES: usize = 32;
+
 /// The secret that signs tokens; made on first use and kept, so that a restart logs nobody out.
 pub(crate) fn token_secret(directory: &Path) -> Result<Vec<u8>, FileError> {
-    /// As long as the hash's output (RFC 7518 §3.2).
-    const BYTES: usize = 32;
     let path = directory.join("token-secret");
     match std::fs::read(&path) {
-        Ok(secret) if secret.len() >= BYTES => Ok(secret),
+        Ok(secret) if secret.len() >= SECRET_BYTES => Ok(secret),
         Ok(_) => Err(failed("use", &path)(io::Error::new(
             io::ErrorKind::InvalidData,
             "it is too short to be a secret; remove it to have a new one made, which logs everybody out",
         ))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let secret: [u8; BYTES] = rand::random();
+            let secret = new_token_secret();
             write_private(&path, &secret)?;
             Ok(secret.to_vec())
         }
         Err(error) => Err(failed("read", &path)(error)),
     }
+}
+
+/// Which coordinator this is among those on the same database: made on first use and kept, so that whoever was
+/// connected before a restart is known to be gone.
+pub(crate) fn instance_id(directory: &Path) -> Result<String, FileError> {
+    let path = directory.join("instance-id");
+    match std::fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => Ok(id.trim().to_owned()),
+        Ok(_) => make_instance_id(&path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_instance_id(&path),
+        Err(error) => Err(failed("read", &path)(error)),
+    }
+}
+
+fn make_instance_id(path: &Path) -> Result<String, FileError> {
+    let id = uuid::Uuid::now_v7().to_string();
+    write_private(path, id.as_bytes())?;
+    Ok(id)
+}
+
+/// A secret that signs tokens.
+pub(crate) fn new_token_secret() -> [u8; SECRET_BYTES] {
+    rand::random()
 }
 
 /// Removes a file that may not be there.

@@ -27,7 +27,7 @@ use axum::Router;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use authn::password::{Cost, Hasher, check_policy};
 use authn::token::Tokens;
@@ -35,8 +35,10 @@ use clock::Clock;
 use config::Config;
 pub use files::FileError;
 use http::AppState;
+use http::event::presence::Instance;
 use relay::Relay;
-pub use store::StoreError;
+use store::instance::InstanceId;
+pub use store::{BackupError, StoreError};
 use store::{Location, Store};
 
 /// The error of starting a coordinator.
@@ -91,6 +93,8 @@ pub struct Coordinator {
     state: AppState,
     config: Config,
     shutdown: CancellationToken,
+    /// Ends what runs in the background should this never be served.
+    abandon: DropGuard,
     lock: files::Lock,
     new_root_password: Option<String>,
 }
@@ -112,17 +116,23 @@ impl Coordinator {
         let directory = &config.data_dir;
         let lock = files::take(directory)?;
         files::remove(&ready_file(directory))?;
-        let secret = files::token_secret(directory)?;
-        let location = match &config.database.url {
-            Some(url) => Location::Url(url.clone()),
+        let location = match config.database.url()? {
+            Some(url) => Location::Url(url),
             None => {
-                let path = directory.join("coordinator.sqlite");
+                let path = sqlite_file(directory);
                 // SQLite would let others read it, and its journals follow its mode.
                 files::make_private(&path)?;
                 Location::File(path)
             }
         };
         let store = Store::open(&location, config.database.synchronous, config.database.readers).await?;
+        // Whoever shares the database takes each other's tokens.
+        let (secret, instance) = if store.is_shared() {
+            let secret = store::setup::token_secret(&store, &files::new_token_secret()).await?;
+            (secret, InstanceId::new(files::instance_id(directory)?))
+        } else {
+            (files::token_secret(directory)?, InstanceId::new("this"))
+        };
         store::setup::built_in_roles(&store).await?;
         let hasher = Hasher::new(surroundings.password_cost)?;
         let new_root_password = make_root(&store, &hasher, &config).await?;
@@ -142,12 +152,14 @@ impl Coordinator {
             body_limit: usize::try_from(config.limits.request_body.0).unwrap_or(usize::MAX),
             status_hold: config.limits.status_hold.0,
             node_grace: config.limits.node_grace.0,
+            instance: Instance { id: instance, lease: config.limits.instance_lease.0 },
             relay,
             shutdown: shutdown.clone(),
         });
         state.follow().start().await?;
         http::peer::keep_admitted(&state);
-        Ok(Self { state, config, shutdown, lock, new_root_password })
+        let abandon = shutdown.clone().drop_guard();
+        Ok(Self { state, config, shutdown, abandon, lock, new_root_password })
     }
 
     /// The interface as a service, to be asked without a network.
@@ -174,7 +186,8 @@ impl Coordinator {
         };
         let (listener, address) = bound.await.map_err(|source| StartError::Listen { address: wanted, source })?;
         let router = self.router();
-        let Self { state, config, shutdown, lock, .. } = self;
+        let Self { state, config, shutdown, abandon, lock, .. } = self;
+        abandon.disarm();
         let url = format!("http://{address}{}", config.api_path);
         let overlay = state.relay().map(|relay| relay.info().addresses).unwrap_or_default();
         let ready = ready_file(&config.data_dir);
@@ -228,6 +241,11 @@ impl Running {
     }
 }
 
+/// The embedded database.
+fn sqlite_file(directory: &Path) -> PathBuf {
+    directory.join("coordinator.sqlite")
+}
+
 /// Says where a running coordinator is.
 fn ready_file(directory: &Path) -> PathBuf {
     directory.join("coordinator.json")
@@ -235,7 +253,12 @@ fn ready_file(directory: &Path) -> PathBuf {
 
 /// On a new database, makes the first user; the password that was made up, if none was given.
 async fn make_root(store: &Store, hasher: &Hasher, config: &Config) -> Result<Option<String>, StartError> {
-    if !store::setup::is_new(store).await? {
+    if !store::setup::is_new(&mut store.read().await?).await? {
+        return Ok(None);
+    }
+    // Asked again by who may write: of several instances that start together one makes it.
+    let mut tx = store.write().await?;
+    if !store::setup::is_new(&mut tx).await? {
         return Ok(None);
     }
     let given = match (&config.root.password, &config.root.password_file) {
@@ -251,7 +274,6 @@ async fn make_root(store: &Store, hasher: &Hasher, config: &Config) -> Result<Op
         // Before the user: a password that nobody knows would lock everybody out.
         files::write_private(&config.data_dir.join("root-password"), format!("{password}\n").as_bytes())?;
     }
-    let mut tx = store.write().await?;
     store::setup::root_insert(&mut tx, &hash).await?;
     tx.commit().await?;
     Ok(made_up.then_some(password))

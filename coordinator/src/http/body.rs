@@ -28,10 +28,26 @@ pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
         return Err(Problem::field("_schema", "Invalid input type."));
     }
+    if holds_nul(bytes) {
+        return Err(Problem::field("_schema", "Text must not hold the character U+0000."));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| explain(&error))?;
     json.end().map_err(|error| Problem::field("_schema", format!("Invalid JSON: {error}.")))?;
     Ok(value)
+}
+
+/// Whether a text in the JSON holds the character that PostgreSQL cannot keep. JSON has it as an escape only.
+fn holds_nul(mut json: &[u8]) -> bool {
+    while let Some(at) = json.iter().position(|byte| *byte == b'\\') {
+        json = json.get(at + 1..).unwrap_or_default();
+        if json.starts_with(b"u0000") {
+            return true;
+        }
+        // What is escaped may be a backslash itself.
+        json = json.get(1..).unwrap_or_default();
+    }
+    false
 }
 
 fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
@@ -116,6 +132,11 @@ mod tests {
     }
 
     #[test]
+    fn an_escaped_backslash_before_a_number_is_no_character() {
+        read::<Outer>(br#"{"name":"a\\u0000\n\\"}"#).unwrap();
+    }
+
+    #[test]
     fn each_fault_is_told_by_field() {
         for (body, field, text) in [
             (r#"{"name":"a","foo":1}"#, "\"foo\"", "Unknown field."),
@@ -126,6 +147,7 @@ mod tests {
             ("", "_schema", "Invalid JSON"),
             (r#"{"name":"a"} x"#, "_schema", "Invalid JSON"),
             (r#" ["a"]"#, "_schema", "Invalid input type."),
+            (r#"{"name":"a\\\u0000"}"#, "_schema", "U+0000"),
             ("1", "_schema", "Invalid type"),
         ] {
             let errors = errors(body);

@@ -22,7 +22,7 @@ use twinmesh_protocol::wire::{Event, Hello};
 
 use self::audience::{Audience, Hears};
 use self::hub::Hub;
-use self::presence::{Attending, Presence};
+use self::presence::{Attending, Instance, Presence};
 use super::AppState;
 use super::caller::Visitor;
 use super::params::{Params, invalid};
@@ -54,17 +54,24 @@ pub(crate) struct Follow {
     store: Store,
     clock: Clock,
     grace: Duration,
+    instance: Instance,
     stop: CancellationToken,
     started: OnceCell<(Hub, Presence)>,
 }
 
 impl Follow {
     /// `grace` is how long a node may be away before it counts as gone.
-    pub(crate) fn new(store: Store, clock: Clock, grace: Duration, stop: CancellationToken) -> Self {
-        Self { store, clock, grace, stop, started: OnceCell::new() }
+    pub(crate) fn new(
+        store: Store,
+        clock: Clock,
+        grace: Duration,
+        instance: Instance,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { store, clock, grace, instance, stop, started: OnceCell::new() }
     }
 
-    /// Begins: nobody is there, and the log is where it is.
+    /// Begins: nobody is here, and the log is where it is.
     pub(crate) async fn start(&self) -> StoreResult<()> {
         self.get().await?;
         Ok(())
@@ -83,7 +90,8 @@ impl Follow {
         self.started
             .get_or_try_init(|| async {
                 let hub = Hub::start(self.store.clone(), self.stop.clone()).await?;
-                let presence = Presence::start(self.store.clone(), self.clock.clone(), self.grace).await?;
+                let (store, clock, instance) = (self.store.clone(), self.clock.clone(), self.instance.clone());
+                let presence = Presence::start(store, clock, self.grace, instance, self.stop.clone()).await?;
                 Ok((hub, presence))
             })
             .await
@@ -104,8 +112,12 @@ async fn follow(visitor: Visitor, params: Params, headers: HeaderMap) -> Result<
         }
         Audience::User { .. } => None,
     };
-    let head = hub.head();
-    let after = after.map_or(head, |after| after.min(head));
+    let after = match after {
+        Some(after) if after <= hub.head() => after,
+        // Who comes from another instance may be ahead of what this one has read.
+        Some(after) => after.min(hub.end().await?),
+        None => hub.end().await?,
+    };
     let stream = stream(visitor, hub, audience, after, attending);
     let mut response = Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
     // Proxies that gather answers before they pass them on would hold events back.

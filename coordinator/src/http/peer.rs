@@ -18,6 +18,7 @@ use super::problem::Problem;
 use crate::authz::Target;
 use crate::authz::action::{PublishPeer, ViewPeers};
 use crate::store;
+use crate::store::bell::Bell;
 
 /// How many addresses a node may tell, and how long each may be.
 const MAX_ADDRESSES: usize = 32;
@@ -83,18 +84,21 @@ async fn publish(
     }))
 }
 
-/// Keeps the meeting point's door to those who are registered: after every change of a key, and now and then.
+/// Keeps the meeting point's door to those who are registered: after every change of a key or
+/// registration, and now and then.
 pub(crate) fn keep_admitted(state: &AppState) {
     let state = state.clone();
     if state.relay().is_none() {
         return;
     }
     tokio::spawn(async move {
+        let mut registered = state.store().bell(Bell::Peer);
         let mut cursor = EventSequence::new(i64::MAX);
         while let (Some(relay), Ok(hub)) = (state.relay(), state.follow().hub().await) {
             cursor = cursor.min(hub.head());
             tokio::select! {
                 () = state.shutdown().cancelled() => return,
+                changed = registered.changed() => if changed.is_err() { return },
                 () = hub.wait_for(&mut cursor, |event| event.kind == EventKind::KeyChanged) => {}
                 () = tokio::time::sleep(ADMIT_EVERY) => {}
             }

@@ -11,7 +11,7 @@ use twinmesh_protocol::wire::{One, Run, RunPatch, RunResultLink, Task};
 
 use super::AppState;
 use super::body::Body;
-use super::caller::Caller;
+use super::caller::{Caller, Visitor};
 use super::params::Params;
 use super::path::Id;
 use super::problem::Problem;
@@ -37,7 +37,9 @@ async fn fetch(mut caller: Caller, params: Params, Id(id): Id<RunId>) -> Result<
 
 /// Takes a node's word for what became of its run.
 #[tracing::instrument(name = "http.run.report", skip_all, fields(run.id = %id))]
-async fn report(mut caller: Caller, Id(id): Id<RunId>, Body(patch): Body<RunPatch>) -> Result<Response, Problem> {
+async fn report(visitor: Visitor, Id(id): Id<RunId>, Body(patch): Body<RunPatch>) -> Result<Response, Problem> {
+    // A result may be long in coming; nobody waits for it.
+    let mut caller = visitor.begin_write().await?;
     let place = find(&mut caller, id).await?;
     let permit = caller.permit::<ReportRun>(place.id, &target(&place))?;
     let report = Report { status: patch.status, started_at: patch.started_at, finished_at: patch.finished_at };

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use twinmesh_protocol::time::Time;
 
 use super::event::Follow;
+use super::event::presence::Instance;
 use crate::authn::password::Hasher;
 use crate::authn::token::Tokens;
 use crate::authz::Actor;
@@ -42,6 +43,8 @@ pub(crate) struct Parts {
     pub(crate) status_hold: Duration,
     /// How long a node may be away before it counts as gone.
     pub(crate) node_grace: Duration,
+    /// Which coordinator this is among those on the same database.
+    pub(crate) instance: Instance,
     /// The overlay's meeting point, if this process is one.
     pub(crate) relay: Option<Relay>,
     /// Cancelled when the process ends. Held requests may end early then; they are dropped soon after anyway.
@@ -50,7 +53,8 @@ pub(crate) struct Parts {
 
 impl AppState {
     pub(crate) fn new(parts: Parts) -> Self {
-        let follow = Follow::new(parts.store.clone(), parts.clock.clone(), parts.node_grace, parts.shutdown.clone());
+        let (store, clock) = (parts.store.clone(), parts.clock.clone());
+        let follow = Follow::new(store, clock, parts.node_grace, parts.instance.clone(), parts.shutdown.clone());
         Self(Arc::new(Inner { parts, follow, last_seen: Mutex::default() }))
     }
 

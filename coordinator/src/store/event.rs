@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
+use super::bell::Bell;
 use super::{Result, StoreError, Tx};
 
 /// An event to be recorded.
@@ -47,7 +48,7 @@ impl NewEvent {
 
 /// Records an event in the transaction of the change it reports.
 pub(crate) async fn event_insert(tx: &mut Tx, event: NewEvent) -> Result<EventSequence> {
-    tx.ring_on_commit();
+    tx.ring_on_commit(Bell::Event);
     let row = sqlx::query(
         "INSERT INTO event (time, kind, collaboration_id, organization_id, node_id, task_id, parent_id, job_id, \
          run_id, status) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING sequence",
@@ -134,36 +135,6 @@ fn read(row: &AnyRow) -> Result<Event> {
         run_id: row.try_get::<Option<i64>, _>(9)?.map(RunId::new),
         status: status.map(|word| super::run::read_status(&word)).transpose()?,
     })
-}
-
-/// Records whether a node is here; false when there is no such node.
-pub(crate) async fn node_status_put(tx: &mut Tx, node: NodeId, online: bool, now: Time) -> Result<bool> {
-    let done = sqlx::query("UPDATE authenticatable SET status = $1, last_seen = $2 WHERE id = $3 AND kind = 'node'")
-        .bind(if online { "online" } else { "offline" })
-        .bind(now.micros())
-        .bind(node.get())
-        .execute(tx.conn())
-        .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// The nodes that are recorded as here.
-pub(crate) async fn online_nodes(conn: &mut AnyConnection) -> Result<Vec<NodePlace>> {
-    let rows = sqlx::query(
-        "SELECT node.id, node.organization_id, node.collaboration_id FROM node \
-         JOIN authenticatable ON authenticatable.id = node.id WHERE authenticatable.status = 'online' ORDER BY node.id",
-    )
-    .fetch_all(conn)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(NodePlace {
-                id: NodeId::new(row.try_get(0)?),
-                organization_id: OrganizationId::new(row.try_get(1)?),
-                collaboration_id: CollaborationId::new(row.try_get(2)?),
-            })
-        })
-        .collect()
 }
 
 /// A node, as far as its comings and goings concern others.

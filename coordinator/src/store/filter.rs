@@ -47,7 +47,10 @@ impl Filter {
     /// Adds that `column` (a constant) matches the pattern with `%` and `_`, whatever the case.
     pub(crate) fn and_like(&mut self, column: &'static str, pattern: Option<&str>) {
         if let Some(pattern) = pattern {
-            self.and_built(&format!("LOWER({column}) LIKE LOWER(?)"), [pattern.into()]);
+            // PostgreSQL has the backslash for an escape unless told otherwise, SQLite has none; so it is one for
+            // both, and stands for itself.
+            let pattern = pattern.replace('\\', r"\\");
+            self.and_built(&format!(r"LOWER({column}) LIKE LOWER(?) ESCAPE '\'"), [pattern.into()]);
         }
     }
 
@@ -95,6 +98,12 @@ impl Filter {
         self.sql.push_str(if self.sql.is_empty() { " WHERE " } else { " AND " });
         let mut next = self.values.len();
         self.values.extend(values);
+        let holds_nul = |value: &Value| matches!(value, Value::Text(text) if text.contains('\0'));
+        if self.values.iter().skip(next).any(holds_nul) {
+            // No text in the database does, and PostgreSQL does not take the question.
+            self.values.truncate(next);
+            return self.sql.push_str("1 = 0");
+        }
         for character in condition.chars() {
             if character == '?' {
                 next += 1;
@@ -137,8 +146,9 @@ pub(crate) async fn page(
         if let Some((_, column)) = sortable.iter().find(|(known, _)| known == name) {
             order.push_str(column);
             order.push_str(match direction {
-                Direction::Up => ", ",
-                Direction::Down => " DESC, ",
+                // The engines differ in where nulls go.
+                Direction::Up => " NULLS FIRST, ",
+                Direction::Down => " DESC NULLS LAST, ",
             });
         }
     }

@@ -128,7 +128,7 @@ async fn container(conn: &mut AnyConnection, subject: &ContainerSubject) -> Resu
 
 /// Notes when a user or node was last seen.
 pub(crate) async fn seen(store: &Store, id: i64, now: Time) -> Result<()> {
-    let mut tx = store.write().await?;
+    let mut tx = store.note().await?;
     sqlx::query("UPDATE authenticatable SET last_seen = $1 WHERE id = $2")
         .bind(now.micros())
         .bind(id)

@@ -1,12 +1,17 @@
 //! All SQL, a file per noun. One text that SQLite and PostgreSQL both take: `$1` placeholders, numbers, text.
 //!
-//! SQLite has one writer at a time, so a pool of one connection hands out write transactions in turn and a second
-//! pool serves readers, who see the last commit and never wait for a writer.
+//! There is one writer at a time, whatever the engine: a write transaction sees the last commit and nothing changes
+//! under it. A second pool serves readers, who never wait for a writer. [`engine`] – what differs between the two.
+//! [`bell`] – waking whoever waits for a commit.
 
+mod backup;
+pub(crate) mod bell;
 pub(crate) mod collaboration;
+mod engine;
 pub(crate) mod event;
 pub(crate) mod filter;
 pub(crate) mod identity;
+pub(crate) mod instance;
 mod migration;
 pub(crate) mod node;
 pub(crate) mod organization;
@@ -21,21 +26,20 @@ pub(crate) mod task;
 pub(crate) mod token;
 pub(crate) mod user;
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use sqlx::any::AnyPoolOptions;
-use sqlx::{Any, AnyConnection, AnyPool, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Transaction};
 use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use twinmesh_protocol::time::Time;
 
+pub use self::backup::BackupError;
+pub(crate) use self::backup::back_up;
+use self::bell::{Bell, Bells};
+use self::engine::Engine;
 use crate::config::Synchronous;
-
-/// How long a writer of another process (a backup) is waited for.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a request waits for a connection before it fails.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The error of a store.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +72,7 @@ pub enum StoreError {
         known: i64,
     },
     /// An engine that is not built in.
-    #[error("cannot open a database at `{scheme}:`: only `sqlite:` is built in")]
+    #[error("cannot open a database at `{scheme}:`: use `postgres://…`, or none for SQLite in the data directory")]
     UnknownEngine {
         /// The URL's scheme.
         scheme: String,
@@ -96,10 +100,12 @@ pub(crate) enum Location {
 /// The database.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
+    engine: Engine,
     writer: AnyPool,
     reader: AnyPool,
-    /// Rings when events were committed.
-    bell: Arc<watch::Sender<u64>>,
+    bells: Bells,
+    /// Hears what other processes ring, for as long as somebody has the store.
+    ears: Arc<Option<DropGuard>>,
 }
 
 impl Store {
@@ -109,46 +115,57 @@ impl Store {
     /// When it cannot be opened or was made by a later release.
     pub(crate) async fn open(location: &Location, synchronous: Synchronous, readers: u32) -> Result<Self> {
         sqlx::any::install_default_drivers();
-        let url = match location {
-            Location::File(path) => sqlite_url(path),
-            Location::Url(url) => url.clone(),
+        let url = engine::url(location);
+        let engine = Engine::of(&url)?;
+        let writer = match engine.writers(&url, synchronous).await {
+            // A server may be on its way up, so it was waited for; what is wrong says one more try.
+            Err(StoreError::Database(sqlx::Error::PoolTimedOut)) => {
+                try_out(&url).await?;
+                engine.writers(&url, synchronous).await?
+            }
+            writer => writer?,
         };
-        if !url.starts_with("sqlite:") {
-            let scheme = url.split(':').next().unwrap_or_default().to_owned();
-            return Err(StoreError::UnknownEngine { scheme });
-        }
-        // In WAL mode a killed process loses nothing either way. FULL also syncs each commit, so that an acknowledged
-        // write survives the loss of power; NORMAL leaves the last moments to the operating system.
-        let synchronous = match synchronous {
-            Synchronous::Full => "FULL",
-            Synchronous::Normal => "NORMAL",
+        migration::run(engine, &writer).await?;
+        let reader = engine.readers(&url, synchronous, readers).await?;
+        let bells = Bells::new();
+        let ears = match engine {
+            Engine::Sqlite => None,
+            Engine::Postgres => {
+                let stop = CancellationToken::new();
+                tokio::spawn(bell::listen(url, bells.clone(), stop.clone()));
+                Some(stop.drop_guard())
+            }
         };
-        let settings = format!(
-            "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; \
-             PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA temp_store = MEMORY;",
-            BUSY_TIMEOUT.as_millis()
-        );
-        let writer = pool(1, settings.clone()).connect(&url).await?;
-        migration::run(&writer).await?;
-        let reader = pool(readers.max(1), format!("{settings} PRAGMA query_only = ON;")).connect(&url).await?;
-        Ok(Self { writer, reader, bell: Arc::new(watch::channel(0).0) })
+        Ok(Self { engine, writer, reader, bells, ears: Arc::new(ears) })
+    }
+
+    /// Whether other coordinators may be at work on the same database.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.engine == Engine::Postgres
     }
 
     /// Begins a transaction that may write. There is one at a time: others wait their turn.
     pub(crate) async fn write(&self) -> Result<Tx> {
-        let inner = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Tx { inner, ring: false, bell: Arc::clone(&self.bell) })
+        Ok(self.tx(self.engine.begin_write(&self.writer).await?))
+    }
+
+    /// Begins a transaction that writes one row whatever is read, and no event.
+    pub(crate) async fn note(&self) -> Result<Tx> {
+        Ok(self.tx(self.engine.begin_note(&self.writer).await?))
     }
 
     /// Begins a transaction that reads: all its queries see the same state.
     pub(crate) async fn read(&self) -> Result<Tx> {
-        let inner = self.reader.begin().await?;
-        Ok(Tx { inner, ring: false, bell: Arc::clone(&self.bell) })
+        Ok(self.tx(self.engine.begin_read(&self.reader).await?))
     }
 
-    /// Changes whenever events were committed.
-    pub(crate) fn bell(&self) -> watch::Receiver<u64> {
-        self.bell.subscribe()
+    fn tx(&self, inner: Transaction<'static, Any>) -> Tx {
+        Tx { inner, engine: self.engine, rings: BTreeSet::new(), bells: self.bells.clone() }
+    }
+
+    /// Changes whenever a commit rings the bell, in whichever process.
+    pub(crate) fn bell(&self, bell: Bell) -> watch::Receiver<u64> {
+        self.bells.hear(bell)
     }
 
     /// Whether the database answers.
@@ -159,17 +176,30 @@ impl Store {
 
     /// Closes all connections.
     pub(crate) async fn close(&self) {
+        if let Some(ears) = &*self.ears {
+            ears.token().cancel();
+        }
         self.reader.close().await;
         self.writer.close().await;
     }
+}
+
+/// Whether a database answers at the URL; changes nothing there.
+pub(crate) async fn try_out(url: &str) -> Result<()> {
+    sqlx::any::install_default_drivers();
+    Engine::of(url)?;
+    let mut connection = AnyConnection::connect(url).await?;
+    connection.ping().await?;
+    Ok(connection.close().await?)
 }
 
 /// A transaction. Dropped without [`Tx::commit`], it leaves no trace.
 #[derive(Debug)]
 pub(crate) struct Tx {
     inner: Transaction<'static, Any>,
-    ring: bool,
-    bell: Arc<watch::Sender<u64>>,
+    engine: Engine,
+    rings: BTreeSet<Bell>,
+    bells: Bells,
 }
 
 impl Tx {
@@ -178,16 +208,21 @@ impl Tx {
         &mut self.inner
     }
 
-    /// Wakes who follows the event log once this is committed.
-    pub(crate) fn ring_on_commit(&mut self) {
-        self.ring = true;
+    /// Wakes whoever waits for this, once it is committed.
+    pub(crate) fn ring_on_commit(&mut self, bell: Bell) {
+        self.rings.insert(bell);
     }
 
     /// Makes everything durable.
-    pub(crate) async fn commit(self) -> Result<()> {
+    pub(crate) async fn commit(mut self) -> Result<()> {
+        if self.engine == Engine::Postgres {
+            for bell in &self.rings {
+                sqlx::raw_sql(bell.notify_sql()).execute(&mut *self.inner).await?;
+            }
+        }
         self.inner.commit().await?;
-        if self.ring {
-            self.bell.send_modify(|count| *count = count.wrapping_add(1));
+        for bell in self.rings {
+            self.bells.ring(bell);
         }
         Ok(())
     }
@@ -206,27 +241,30 @@ pub(crate) fn time(micros: Option<i64>) -> Option<Time> {
     micros.map(Time::from_micros)
 }
 
-fn pool(size: u32, settings: String) -> AnyPoolOptions {
-    let settings: Arc<str> = settings.into();
-    AnyPoolOptions::new()
-        .max_connections(size)
-        .min_connections(1)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .after_connect(move |connection, _| {
-            let settings = Arc::clone(&settings);
-            Box::pin(async move {
-                // The text is made of constants and numbers above.
-                sqlx::raw_sql(sqlx::AssertSqlSafe(settings.to_string())).execute(connection).await?;
-                Ok(())
-            })
-        })
-}
+/// Databases for tests of this crate.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::path::Path;
 
-/// A URL may not hold the path's own `%`, `?` and `#`.
-fn sqlite_url(path: &Path) -> String {
-    let path = path.to_string_lossy().replace('%', "%25").replace('?', "%3F").replace('#', "%23");
-    format!("sqlite://{path}?mode=rwc")
+    use super::{Location, Store};
+    use crate::config::Synchronous;
+
+    /// A new database: in the directory, or in a schema of its own on the server that `TWINMESH_TEST_POSTGRES` names.
+    pub(crate) async fn store(directory: &Path) -> Store {
+        let location = match std::env::var("TWINMESH_TEST_POSTGRES") {
+            Ok(server) => Location::Url(new_schema(&server).await),
+            Err(_) => Location::File(directory.join("coordinator.sqlite")),
+        };
+        Store::open(&location, Synchronous::Normal, 2).await.unwrap()
+    }
+
+    async fn new_schema(server: &str) -> String {
+        use sqlx::Connection as _;
+        let schema = format!("test_{}", uuid::Uuid::new_v4().simple());
+        let mut connection = sqlx::PgConnection::connect(server).await.unwrap();
+        let sql = sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"));
+        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+        let separator = if server.contains('?') { '&' } else { '?' };
+        format!("{server}{separator}options[search_path]={schema}")
+    }
 }

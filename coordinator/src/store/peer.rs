@@ -6,6 +6,7 @@ use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId};
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::{NewPeer, PeerRecord};
 
+use super::bell::Bell;
 use super::{Result, StoreError, Tx};
 use crate::authz::Permit;
 use crate::authz::action::PublishPeer;
@@ -13,6 +14,7 @@ use crate::authz::action::PublishPeer;
 /// Records how a node is reached, in place of what was known.
 pub(crate) async fn peer_put(tx: &mut Tx, permit: Permit<PublishPeer>, peer: &NewPeer, now: Time) -> Result<()> {
     let node = permit.subject();
+    tx.ring_on_commit(Bell::Peer);
     sqlx::query(
         "INSERT INTO peer (node_id, certificate, addresses, updated_at) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (node_id) DO UPDATE SET certificate = excluded.certificate, addresses = excluded.addresses, \

@@ -1,9 +1,10 @@
 //! What every database holds from the start.
 
+use data_encoding::HEXLOWER;
 use sqlx::Row as _;
 use twinmesh_protocol::id::{OrganizationId, UserId};
 
-use super::{Result, Store, Tx};
+use super::{Result, Store, StoreError, Tx};
 use crate::authz::role::{ROLES, ROOT};
 
 /// Writes the built-in roles as this release knows them.
@@ -31,9 +32,25 @@ pub(crate) async fn built_in_roles(store: &Store) -> Result<()> {
     tx.commit().await
 }
 
+/// The secret that signs tokens, as all instances on this database have it; `new` if there is none yet.
+pub(crate) async fn token_secret(store: &Store, new: &[u8]) -> Result<Vec<u8>> {
+    let mut tx = store.write().await?;
+    sqlx::query("INSERT INTO secret (name, value) VALUES ('token', $1) ON CONFLICT (name) DO NOTHING")
+        .bind(HEXLOWER.encode(new))
+        .execute(tx.conn())
+        .await?;
+    let value: String =
+        sqlx::query("SELECT value FROM secret WHERE name = 'token'").fetch_one(tx.conn()).await?.try_get(0)?;
+    tx.commit().await?;
+    match HEXLOWER.decode(value.as_bytes()) {
+        Ok(secret) if secret.len() >= new.len() => Ok(secret),
+        // What it is stays out of logs.
+        Ok(_) | Err(_) => Err(StoreError::Corrupt { value: "[redacted]".into(), expected: "the secret of tokens" }),
+    }
+}
+
 /// Whether there is no user yet.
-pub(crate) async fn is_new(store: &Store) -> Result<bool> {
-    let mut tx = store.read().await?;
+pub(crate) async fn is_new(tx: &mut Tx) -> Result<bool> {
     let users: i64 = sqlx::query("SELECT COUNT(*) FROM user_account").fetch_one(tx.conn()).await?.try_get(0)?;
     Ok(users == 0)
 }

@@ -460,14 +460,12 @@ fn read(row: &AnyRow) -> Result<TaskRecord> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Synchronous;
-    use crate::store::{Location, Store};
+    use crate::store::testing;
 
     #[tokio::test]
     async fn the_status_of_a_task_is_the_same_in_sql_as_in_the_protocol() {
         let directory = tempfile::tempdir().unwrap();
-        let location = Location::File(directory.path().join("coordinator.sqlite"));
-        let store = Store::open(&location, Synchronous::Normal, 1).await.unwrap();
+        let store = testing::store(directory.path()).await;
         let mut tx = store.write().await.unwrap();
         let mut tasks = Vec::new();
         sqlx::raw_sql(

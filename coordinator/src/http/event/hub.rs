@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use twinmesh_protocol::id::{EventSequence, JobId};
 use twinmesh_protocol::wire::{Event, EventKind};
 
+use crate::store::bell::Bell;
 use crate::store::event::{JobParties, event_last, event_list, job_parties};
 use crate::store::{Result, Store};
 
@@ -62,7 +63,7 @@ impl Hub {
     }
 
     async fn start_keeping(kept: usize, store: Store, stop: CancellationToken) -> Result<Self> {
-        let mut bell = store.bell();
+        let mut bell = store.bell(Bell::Event);
         bell.mark_unchanged();
         let mut tx = store.read().await?;
         let last = event_last(tx.conn()).await?;
@@ -88,6 +89,12 @@ impl Hub {
     /// The place of the last event that may be sent.
     pub(crate) fn head(&self) -> EventSequence {
         *self.inner.head.borrow()
+    }
+
+    /// The place of the last event that is committed, whether it may be sent yet or not.
+    pub(crate) async fn end(&self) -> Result<EventSequence> {
+        let mut tx = self.inner.store.read().await?;
+        event_last(tx.conn()).await
     }
 
     /// Changes when there are further events.
@@ -234,9 +241,8 @@ mod tests {
     use twinmesh_protocol::time::Time;
 
     use super::*;
-    use crate::config::Synchronous;
-    use crate::store::Location;
     use crate::store::event::{NewEvent, event_insert};
+    use crate::store::testing;
 
     /// A transaction of so many events, which is committed or not.
     async fn write(store: &Store, events: usize, commit: bool) -> i64 {
@@ -271,8 +277,7 @@ mod tests {
 
     async fn replay(before: usize, writes: Vec<(usize, bool)>, kept: usize) {
         let directory = tempfile::tempdir().unwrap();
-        let location = Location::File(directory.path().join("coordinator.sqlite"));
-        let store = Store::open(&location, Synchronous::Normal, 2).await.unwrap();
+        let store = testing::store(directory.path()).await;
         write(&store, before, true).await;
         let hub = Hub::start_keeping(kept, store.clone(), CancellationToken::new()).await.unwrap();
         let mut last = hub.head().get();

@@ -11,14 +11,17 @@ use tokio::net::TcpStream;
 use twinmesh_coordinator::config::{Config, Secret};
 use twinmesh_coordinator::{Coordinator, Running, StartError, Surroundings};
 
-fn config(directory: &Path) -> Config {
-    let mut config = Config { data_dir: directory.to_owned(), ..Config::default() };
+use crate::database::{database, is_postgres};
+
+async fn config(directory: &Path) -> Config {
+    let database = database(directory).await;
+    let mut config = Config { data_dir: directory.to_owned(), database, ..Config::default() };
     config.listen.set_port(0);
     config
 }
 
 async fn start(directory: &Path) -> Running {
-    Coordinator::start(config(directory)).await.unwrap()
+    Coordinator::start(config(directory).await).await.unwrap()
 }
 
 fn host(running: &Running) -> String {
@@ -49,7 +52,8 @@ async fn the_first_start_makes_up_a_password_and_keeps_it_private() {
     let password = std::fs::read_to_string(&path).unwrap();
     assert!(log_in(&host(&running), password.trim()).await.starts_with("HTTP/1.1 200"));
     assert!(log_in(&host(&running), "root").await.starts_with("HTTP/1.1 401"));
-    for name in ["root-password", "token-secret", "coordinator.sqlite", "coordinator.json"] {
+    let kept = if is_postgres() { vec!["instance-id"] } else { vec!["token-secret", "coordinator.sqlite"] };
+    for name in kept.into_iter().chain(["root-password", "coordinator.json"]) {
         let mode = directory.path().join(name).metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
@@ -63,7 +67,7 @@ async fn the_first_start_makes_up_a_password_and_keeps_it_private() {
 #[tokio::test]
 async fn a_weak_password_is_refused_before_anything_is_made() {
     let directory = tempfile::tempdir().unwrap();
-    let mut config = config(directory.path());
+    let mut config = config(directory.path()).await;
     config.root.password = Some(Secret::new("root"));
     let error = Coordinator::start(config).await.unwrap_err();
     assert!(matches!(error, StartError::RootPassword { .. }), "{error}");
@@ -74,7 +78,7 @@ async fn a_weak_password_is_refused_before_anything_is_made() {
 async fn a_second_process_on_the_same_directory_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let running = start(directory.path()).await;
-    let error = Coordinator::prepare(config(directory.path()), Surroundings::default()).await.unwrap_err();
+    let error = Coordinator::prepare(config(directory.path()).await, Surroundings::default()).await.unwrap_err();
     assert!(error.to_string().contains("another coordinator runs"), "{error}");
     assert!(directory.path().join("coordinator.json").exists(), "the first is left alone");
     running.shutdown().await;
@@ -119,7 +123,11 @@ async fn the_program_starts_refuses_a_second_one_and_stops_when_told() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let start = ["start", "--data-dir", data.to_str().unwrap(), "--listen", "127.0.0.1:0"];
-    let mut running = program(&start).env("TWINMESH_ROOT_PASSWORD", "Correct-Horse-1").spawn().unwrap();
+    let mut command = program(&start);
+    if let Some(url) = database(directory.path()).await.url {
+        command.env("COORDINATOR__DATABASE__URL", url.reveal());
+    }
+    let mut running = command.env("TWINMESH_ROOT_PASSWORD", "Correct-Horse-1").spawn().unwrap();
     let ready = data.join("coordinator.json");
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
         while !ready.exists() {
@@ -158,4 +166,50 @@ async fn the_settings_are_checked_and_shown_without_secrets() {
     assert_eq!(checked.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&checked.stderr).contains("lisen"));
     assert_eq!(program(&["nonsense"]).output().await.unwrap().status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn a_backup_made_while_the_coordinator_runs_can_be_started_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, copy) = (directory.path().join("data"), directory.path().join("copy.sqlite"));
+    // Embedded, whatever the other tests run on.
+    let embedded = |data: &Path| {
+        let mut config = Config { data_dir: data.to_owned(), ..Config::default() };
+        config.listen.set_port(0);
+        config.root.password = Some(Secret::new("Correct-Horse-1"));
+        config
+    };
+    let back_up = async || {
+        let arguments = ["backup", "--data-dir", data.to_str().unwrap(), "--output", copy.to_str().unwrap()];
+        program(&arguments).output().await.unwrap()
+    };
+    let missing = back_up().await;
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("--data-dir"));
+
+    let running = Coordinator::start(embedded(&data)).await.unwrap();
+    let done = back_up().await;
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(copy.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let again = back_up().await;
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"));
+    running.shutdown().await;
+
+    let restored = directory.path().join("restored");
+    std::fs::create_dir(&restored).unwrap();
+    std::fs::rename(&copy, restored.join("coordinator.sqlite")).unwrap();
+    let mut config = embedded(&restored);
+    // The user comes from the copy.
+    config.root.password = Some(Secret::new("Another-Horse-2"));
+    let running = Coordinator::start(config).await.unwrap();
+    assert!(log_in(&host(&running), "Correct-Horse-1").await.starts_with("HTTP/1.1 200"));
+    running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_backup_of_a_server_is_left_to_its_own_tools() {
+    let done = program(&["backup", "--output", "nowhere"]).env("COORDINATOR__DATABASE__URL", "postgres://x/y").output();
+    let done = done.await.unwrap();
+    assert_eq!(done.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("pg_dump"));
 }

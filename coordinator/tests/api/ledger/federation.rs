@@ -15,14 +15,18 @@ use tempfile::TempDir;
 use tower::ServiceExt as _;
 use twinmesh_coordinator::authn::password::Cost;
 use twinmesh_coordinator::clock::Clock;
-use twinmesh_coordinator::config::{Config, Secret, Span, Synchronous};
+use twinmesh_coordinator::config::{Config, DatabaseConfig, Secret, Span};
 use twinmesh_coordinator::{Coordinator, Running, Surroundings};
 use twinmesh_protocol::key::OrganizationKey;
 use twinmesh_protocol::payload::to_text;
 use twinmesh_protocol::time::Time;
 
+use crate::database::database;
+
+/// What the clock shows at first, in microseconds since 1970.
+const START: i64 = 1_800_000_000_000_000;
 pub(crate) const IMAGE: &str = "registry.example.org/image:1";
-const PASSWORD: &str = "Correct-Horse-1";
+pub(crate) const PASSWORD: &str = "Correct-Horse-1";
 /// How long a test waits for what must happen before it fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -39,12 +43,13 @@ pub(crate) struct Federation {
 }
 
 /// An organization with its researcher and its node.
+#[derive(Clone)]
 pub(crate) struct Member {
     pub(crate) organization: i64,
     pub(crate) node: i64,
     pub(crate) node_token: String,
     pub(crate) researcher: String,
-    pub(crate) key: OrganizationKey,
+    pub(crate) key: Arc<OrganizationKey>,
 }
 
 pub(crate) struct Answer {
@@ -84,14 +89,41 @@ impl Federation {
 
     pub(crate) async fn with(members: usize, encrypted: bool, settings: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut config = Config { data_dir: directory.path().to_owned(), ..Config::default() };
+        let database = database(directory.path()).await;
+        let mut federation = Self::empty(directory, database, START, settings).await;
+        federation.root = federation.log_in("root").await;
+        let organizations = federation.add_organizations("member", members).await;
+        let (collaboration, members) = federation.add_collaboration("main", &organizations, encrypted).await;
+        federation.collaboration = collaboration;
+        federation.members = members;
+        federation
+    }
+
+    /// Another coordinator on the same database, with the members of this one.
+    pub(crate) async fn beside(&self, settings: impl FnOnce(&mut Config)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let database = database(self.directory.path()).await;
+        let mut other = Self::empty(directory, database, self.clock.load(Ordering::Relaxed), settings).await;
+        other.root.clone_from(&self.root);
+        other.collaboration = self.collaboration;
+        other.members.clone_from(&self.members);
+        other
+    }
+
+    /// A coordinator that nobody has asked for anything.
+    async fn empty(
+        directory: TempDir,
+        database: DatabaseConfig,
+        start: i64,
+        settings: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut config = Config { data_dir: directory.path().to_owned(), database, ..Config::default() };
         config.listen = ([127, 0, 0, 1], 0).into();
         config.root.password = Some(Secret::new(PASSWORD));
-        config.database.synchronous = Synchronous::Normal;
         config.limits.status_hold = Span(Duration::from_secs(15));
         config.limits.node_grace = Span(Duration::from_millis(20));
         settings(&mut config);
-        let clock = Arc::new(AtomicI64::new(1_800_000_000_000_000));
+        let clock = Arc::new(AtomicI64::new(start));
         let hand = Arc::clone(&clock);
         // Each look moves the clock on, so that times differ.
         let surroundings = Surroundings {
@@ -99,7 +131,7 @@ impl Federation {
             password_cost: Cost::Minimal,
         };
         let coordinator = Coordinator::prepare(config, surroundings).await.unwrap();
-        let mut federation = Self {
+        Self {
             router: coordinator.router(),
             root: String::new(),
             collaboration: 0,
@@ -107,13 +139,7 @@ impl Federation {
             clock,
             directory,
             coordinator: Mutex::new(Some(coordinator)),
-        };
-        federation.root = federation.log_in("root").await;
-        let organizations = federation.add_organizations("member", members).await;
-        let (collaboration, members) = federation.add_collaboration("main", &organizations, encrypted).await;
-        federation.collaboration = collaboration;
-        federation.members = members;
-        federation
+        }
     }
 
     pub(crate) async fn add_organizations(&self, name: &str, count: usize) -> Vec<i64> {
@@ -153,7 +179,7 @@ impl Federation {
                 node: id(&node),
                 node_token,
                 researcher: self.log_in(&username).await,
-                key,
+                key: Arc::new(key),
             });
         }
         (collaboration, members)
@@ -261,12 +287,7 @@ impl Federation {
         let response = self.router.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        let mut events =
-            Events { body: futures::StreamExt::boxed(response.into_body().into_data_stream()), text: String::new() };
-        let hello = events.next().await;
-        assert_eq!(hello.kind, "hello");
-        assert_eq!(hello.data["sequence"], hello.sequence);
-        events
+        Events::greeted(response.into_body()).await
     }
 
     /// Serves the coordinator on a port of its own besides.
@@ -279,8 +300,8 @@ impl Federation {
     pub(crate) async fn restart(&mut self) {
         drop(self.coordinator.lock().unwrap().take());
         self.router = Router::new();
-        let mut config = Config { data_dir: self.directory.path().to_owned(), ..Config::default() };
-        config.database.synchronous = Synchronous::Normal;
+        let database = database(self.directory.path()).await;
+        let config = Config { data_dir: self.directory.path().to_owned(), database, ..Config::default() };
         let coordinator = Coordinator::prepare(config, Surroundings::default()).await.unwrap();
         self.router = coordinator.router();
         *self.coordinator.lock().unwrap() = Some(coordinator);
@@ -300,6 +321,20 @@ pub(crate) struct Events {
 }
 
 impl Events {
+    /// The events of an answer, after the greeting.
+    pub(crate) async fn greeted(body: Body) -> Self {
+        let mut events = Self { body: futures::StreamExt::boxed(body.into_data_stream()), text: String::new() };
+        let hello = events.next().await;
+        assert_eq!(hello.kind, "hello");
+        assert_eq!(hello.data["sequence"], hello.sequence);
+        events
+    }
+
+    /// The next event, or nothing when the stream has ended or is cut.
+    pub(crate) async fn next_or_end(&mut self) -> Option<Message> {
+        tokio::time::timeout(DEADLINE, self.read()).await.expect("no event came")
+    }
+
     /// The next event; comments are passed over.
     pub(crate) async fn next(&mut self) -> Message {
         tokio::time::timeout(DEADLINE, self.read()).await.expect("no event came").expect("the stream ended")
@@ -336,7 +371,7 @@ impl Events {
                     None => continue,
                 }
             }
-            let bytes = self.body.next().await?.unwrap();
+            let bytes = self.body.next().await?.ok()?;
             self.text.push_str(std::str::from_utf8(&bytes).unwrap());
         }
     }

@@ -2,7 +2,9 @@
 
 mod event;
 pub(crate) mod federation;
+mod instance;
 mod kill;
+mod list;
 mod peer;
 mod run;
 mod task;

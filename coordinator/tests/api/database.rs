@@ -1,0 +1,68 @@
+//! The engine that the tests run on: SQLite, or a PostgreSQL server where every test has a schema of its own.
+
+use std::path::Path;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _};
+use twinmesh_coordinator::config::{DatabaseConfig, Secret, Synchronous};
+
+/// The variable that holds the URL of a server to be tested on; `tests/postgres.sh` starts one and sets it.
+const VARIABLE: &str = "TWINMESH_TEST_POSTGRES";
+
+/// The database of a coordinator with this data directory: the same whenever it is asked for.
+pub(crate) async fn database(directory: &Path) -> DatabaseConfig {
+    let embedded = DatabaseConfig { synchronous: Synchronous::Normal, ..DatabaseConfig::default() };
+    if !is_postgres() {
+        return embedded;
+    }
+    let note = directory.join("test-url");
+    let url = match std::fs::read_to_string(&note) {
+        Ok(url) => url,
+        Err(_) => {
+            let url = new_schema().await;
+            std::fs::write(&note, &url).unwrap();
+            url
+        }
+    };
+    DatabaseConfig { url: Some(Secret::new(url)), readers: 4, ..embedded }
+}
+
+/// Whether this is a test on PostgreSQL.
+pub(crate) fn is_postgres() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
+/// For tests of several coordinators on one database. Says what is missing where they cannot run.
+#[expect(clippy::print_stderr, reason = "whoever runs the tests should know")]
+pub(crate) fn can_be_shared() -> bool {
+    if !is_postgres() {
+        eprintln!("skipped: needs PostgreSQL; run it by `tests/postgres.sh cargo test -p twinmesh-coordinator`");
+    }
+    is_postgres()
+}
+
+/// The URL of an empty database.
+async fn new_schema() -> String {
+    let server = server();
+    let schema = format!("test_{}", uuid::Uuid::new_v4().simple());
+    let mut connection = PgConnection::connect(&server).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let separator = if server.contains('?') { '&' } else { '?' };
+    format!("{server}{separator}application_name={schema}&options[search_path]={schema}")
+}
+
+fn server() -> String {
+    std::env::var(VARIABLE).unwrap()
+}
+
+/// Ends every connection to the database of a coordinator with this data directory.
+pub(crate) async fn cut_connections(directory: &Path) {
+    let url = database(directory).await.url.unwrap();
+    let (_, schema) = url.reveal().rsplit_once('=').unwrap();
+    let mut connection = PgConnection::connect(&server()).await.unwrap();
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1";
+    let cut = sqlx::query(sql).bind(schema).fetch_all(&mut connection).await.unwrap();
+    assert!(!cut.is_empty(), "a coordinator is connected");
+    connection.close().await.unwrap();
+}
