@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use camino::Utf8PathBuf;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 pub use report::{Evidence, Latency, Report, Row, Section, Value};
@@ -45,13 +46,23 @@ pub async fn run(options: &Options) -> anyhow::Result<bool> {
     if !NODES.contains(&options.nodes) {
         bail!("`--nodes {}`: choose {} to {}", options.nodes, NODES.start(), NODES.end());
     }
+    // Heard from the beginning, so that a demonstration that is called off leaves nothing behind.
+    let mut signals = Signals::listen()?;
     let home = tempfile::Builder::new().prefix("twinmesh-demo-").tempdir().context("cannot make a temporary folder")?;
     let directory = Utf8PathBuf::from_path_buf(home.path().to_owned())
         .map_err(|path| anyhow::anyhow!("the temporary folder {} is not UTF-8: set TMPDIR", path.display()))?;
     let mut federation = None;
     let outcome = tokio::select! {
         outcome = demonstrate(options, directory, &mut federation) => outcome,
-        signal = interrupted() => signal.and(Err(Interrupted.into())),
+        () = signals.any() => Err(Interrupted.into()),
+    };
+    let outcome = match (outcome, options.keep) {
+        (Ok(ok), true) => {
+            signals.any().await;
+            tell("\nstopping …\n");
+            Ok(ok)
+        }
+        (outcome, _) => outcome,
     };
     let stopped = match &mut federation {
         Some(federation) => federation.stop().await,
@@ -67,12 +78,23 @@ pub async fn run(options: &Options) -> anyhow::Result<bool> {
 #[error("interrupted; everything was stopped and removed")]
 pub struct Interrupted;
 
-async fn interrupted() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    tokio::select! {
-        signal = tokio::signal::ctrl_c() => signal.context("cannot listen for Ctrl-C"),
-        _ = terminate.recv() => Ok(()),
+/// What tells a program to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 
@@ -122,8 +144,6 @@ async fn demonstrate(options: &Options, directory: Utf8PathBuf, slot: &mut Optio
     print(&if options.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() })?;
     if options.keep {
         tell(&how_to_talk(federation)?);
-        interrupted().await?;
-        tell("\nstopping …\n");
     }
     Ok(report.ok)
 }

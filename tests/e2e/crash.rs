@@ -14,7 +14,7 @@ use twinmesh_protocol::id::{JobId, TaskId};
 use twinmesh_protocol::status::RunStatus;
 use twinmesh_protocol::wire::EventKind;
 
-use crate::lab::{Lab, PATIENCE, processes, until};
+use crate::lab::{Lab, PATIENCE, parent, processes, until};
 
 /// Whose end it is. Hospitals are counted from 0; the central function runs at hospital 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,11 +205,6 @@ fn kill_run(lab: &Lab, hospital: usize) -> bool {
     let Some((pid, _)) = run else { return false };
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok()
-}
-
-fn parent(pid: i32) -> Option<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 /// Every run of the job was started once by its node; one whose process was killed from outside at most once more.

@@ -4,7 +4,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::lab::{PATIENCE, PROGRAM, folder, processes_naming, until};
+use crate::lab::{PATIENCE, PROGRAM, folder, parent, processes, processes_naming, until};
 
 #[tokio::test]
 async fn every_answer_of_the_demonstration_agrees_with_the_pooled_data() {
@@ -57,7 +57,7 @@ async fn an_interrupted_demonstration_leaves_no_process_and_no_file() {
         .spawn()
         .unwrap();
     // A run at work is the moment at which most could be left behind.
-    until("a run is at work", async || (!processes_naming("twinmesh-sandbox-init").is_empty()).then_some(())).await;
+    until("a run is at work", async || run_of(&path)).await;
     let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
     kill_process(pid, Signal::INT).unwrap();
     let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it ends soon").unwrap();
@@ -73,6 +73,16 @@ async fn impossible_numbers_of_hospitals_are_refused() {
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&output.stderr).contains("choose 3 to 16"));
     }
+}
+
+/// The agent of a run of a node whose files are below a path.
+fn run_of(path: &camino::Utf8Path) -> Option<i32> {
+    let all = processes();
+    let nodes: Vec<i32> = all.iter().filter(|(_, line)| line.contains(path.as_str())).map(|(pid, _)| *pid).collect();
+    let agent = all.iter().find(|(pid, line)| {
+        line.contains("twinmesh-sandbox-init") && parent(*pid).is_some_and(|parent| nodes.contains(&parent))
+    });
+    agent.map(|(pid, _)| *pid)
 }
 
 async fn nothing_is_left(path: &camino::Utf8Path) {
