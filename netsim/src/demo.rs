@@ -7,6 +7,8 @@ mod steps;
 mod table;
 
 use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -19,7 +21,7 @@ pub use report::{Evidence, Latency, Report, Row, Section, Value};
 
 use crate::data::{GBSG2, shuffle_rows, with_constant_column};
 use crate::federation::{COLLABORATION, Federation, Plan, RESEARCHER};
-use crate::process::this_program;
+use crate::process::{POLL, this_program};
 
 /// How many hospitals may be asked for: a secure sum among fewer than three hides nothing, and each needs rows enough to
 /// answer.
@@ -68,9 +70,26 @@ pub async fn run(options: &Options) -> anyhow::Result<bool> {
         Some(federation) => federation.stop().await,
         None => Ok(()),
     };
-    home.close().context("cannot remove the temporary folder")?;
+    let removed = remove(home.path()).await;
     stopped?;
+    removed?;
     outcome
+}
+
+/// Removes a folder. What a run's agent still writes on its way out may be in the way for a moment.
+async fn remove(folder: &Path) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound && Instant::now() < deadline => {
+                tokio::time::sleep(POLL).await;
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove the temporary folder {}", folder.display()));
+            }
+            Ok(()) | Err(_) => return Ok(()),
+        }
+    }
 }
 
 /// A person pressed Ctrl-C.
@@ -214,7 +233,7 @@ fn tell(text: &str) {
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write the report"),
     }
 }

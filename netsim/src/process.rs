@@ -170,6 +170,23 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    /// Kills the process and sees it gone, so that what it wrote can be removed.
+    fn drop(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        if child.start_kill().is_err() {
+            return;
+        }
+        // A killed process goes within moments; a blocking wait needs no runtime, which may be ending too.
+        for _ in 0..1000 {
+            match child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
+    }
+}
+
 /// Asks the kernel to send SIGTERM to this process when the one that started it dies.
 ///
 /// # Errors
