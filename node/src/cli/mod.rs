@@ -61,6 +61,7 @@ enum Command {
     /// Take the node's place in its collaboration and work until SIGTERM or Ctrl-C.
     ///
     /// Runs go on when the node stops, and are found again when it starts within `runtime.orphan_grace`.
+    /// Under systemd this needs `KillMode=process`, as a run's agent is a process of its own.
     #[command(after_help = "Example: twinmesh-node start --config /etc/twinmesh/node.toml")]
     Start {
         /// The configuration file.
