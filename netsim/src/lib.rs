@@ -1,7 +1,7 @@
 //! Whole Twinmesh federations on one machine.
 //!
 //! * [`demo`] – the demonstration: real processes, real data, every answer beside the pooled one.
-//! * [`bench`] – what things cost, measured.
+//! * [`mod@bench`] – what things cost, measured.
 //! * [`federation`] – a federation of real processes; [`process`] – one of them.
 //! * [`in_process`] – a federation within this process, for tests. [`enrolment`] – what both begin with.
 //! * [`data`] – the data sets and their reference values; [`evidence`] – looks for plaintext where none may be.
