@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use twinmesh_algorithms::IMAGE;
 use twinmesh_client::researcher::NewTaskRequest;
 use twinmesh_node::node::NodeStatus;
+use twinmesh_overlay::Path;
 use twinmesh_protocol::id::OrganizationId;
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::NewTaskDatabase;
@@ -298,7 +299,7 @@ async fn secure_sum(federation: &Federation, measured: &mut Measured) -> anyhow:
 pub(super) async fn evidence(federation: &Federation, planted: &str, measured: Measured) -> anyhow::Result<Evidence> {
     let mut direct = 0;
     let mut relayed = 0;
-    let mut paths: BTreeMap<String, usize> = BTreeMap::new();
+    let mut paths: BTreeMap<Path, usize> = BTreeMap::new();
     let mut runtimes: BTreeMap<String, usize> = BTreeMap::new();
     let asked = clock::now();
     for hospital in &federation.hospitals {
@@ -306,7 +307,7 @@ pub(super) async fn evidence(federation: &Federation, planted: &str, measured: M
         direct += status.traffic.direct_sent;
         relayed += status.traffic.relayed_sent;
         for peer in status.overlay.into_iter().flat_map(|overlay| overlay.peers) {
-            *paths.entry(peer.best.to_string()).or_default() += 1;
+            *paths.entry(peer.best).or_default() += 1;
         }
         let reason = status.runtime.reason.unwrap_or_else(|| "own namespaces, Landlock, seccomp and limits".into());
         *runtimes.entry(format!("sandbox {}: {reason}", status.runtime.strength)).or_default() += 1;
@@ -327,11 +328,20 @@ pub(super) async fn evidence(federation: &Federation, planted: &str, measured: M
         end_to_client: Latency::of(measured.end_to_client),
         twin_bytes_direct: direct,
         twin_bytes_relayed: relayed,
-        paths: paths.into_iter().map(|(path, count)| format!("{path} ({count} node ends)")).collect(),
+        paths: paths.into_iter().map(|(path, count)| format!("{path}: {} ({count} node ends)", why(path))).collect(),
         runtimes: runtimes.into_iter().map(|(runtime, count)| format!("{runtime} ({count} nodes)")).collect(),
         coordinator: found.and(log),
         control: control.len(),
     })
+}
+
+/// Why a stream between two nodes takes this path and no other.
+fn why(path: Path) -> &'static str {
+    match path {
+        Path::DirectTcp => "the nodes can dial each other, and TCP carries bulk best",
+        Path::DirectQuic => "the nodes can dial each other by UDP only",
+        Path::Relayed => "no node could dial the other",
+    }
 }
 
 /// A node's status that was written after `asked`: nodes write it every few seconds.
