@@ -67,7 +67,7 @@ async fn a_central_function_and_its_subtasks_survive_any_death() {
         (Run(0), event(TaskCreated, 2)),
         (Run(0), became(Completed, 3)),
     ];
-    let mut lab = Lab::start().await;
+    let mut lab = talkative().await;
     let expected = story(&mut lab, Kind::Central, None).await.shape;
     assert!(expected.runs > 9, "the story has rounds: {expected:?}");
     survives(&mut lab, Kind::Central, &points, &expected).await;
@@ -93,7 +93,7 @@ async fn twins_survive_any_death() {
         (Run(1), became(Active, 3)),
         (Run(2), became(Active, 2)),
     ];
-    let mut lab = Lab::start().await;
+    let mut lab = talkative().await;
     let expected = story(&mut lab, Kind::Twins, None).await.shape;
     assert_eq!(expected, Shape { tasks: 1, runs: 3 });
     survives(&mut lab, Kind::Twins, &points, &expected).await;
@@ -115,6 +115,16 @@ async fn survives(lab: &mut Lab, kind: Kind, points: &[(Victim, When)], expected
 struct Told {
     shape: Shape,
     run_killed: bool,
+}
+
+/// A federation whose runs' words reach the message of a test that fails.
+async fn talkative() -> Lab {
+    Lab::with(|plan| {
+        for hospital in 0..plan.nodes {
+            plan.extra_configuration.insert(hospital, "share_algorithm_logs = true\n".into());
+        }
+    })
+    .await
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -99,9 +99,16 @@ impl Gateway {
         let parent = self.served.accepted.details.manifest.as_ref();
         match parent {
             Some(parent) => {
-                let signed = self.sign(&mut new, parent, claim).await?;
-                self.services.journal.subtask_signed(claim, &signed).await.map_err(unrecorded)?;
-                new.manifest = Some(signed);
+                let journal = &self.services.journal;
+                match journal.subtask_request(claim).await.map_err(unrecorded)? {
+                    // Sent before, by this attempt or the one before it, and the answer was lost.
+                    Some(request) => new = request,
+                    None => {
+                        let signed = self.sign(&mut new, parent, claim).await?;
+                        new.manifest = Some(signed.clone());
+                        journal.subtask_signed(claim, &signed, &new).await.map_err(unrecorded)?;
+                    }
+                }
             }
             None if self.services.home.encrypted => {
                 return Err(Failure::new(

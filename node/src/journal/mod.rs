@@ -74,6 +74,7 @@ CREATE TABLE IF NOT EXISTS subtask (
     answered INTEGER NOT NULL,
     task_id INTEGER UNIQUE,
     manifest TEXT,
+    request TEXT,
     PRIMARY KEY (run_id, content, occurrence)
 ) STRICT;
 ";

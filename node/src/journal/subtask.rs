@@ -11,6 +11,7 @@ use twinmesh_protocol::{
     digest::Digest,
     id::{RunId, TaskId},
     manifest::SignedManifest,
+    wire::NewTask,
 };
 
 use super::{Journal, JournalError};
@@ -128,12 +129,20 @@ impl Journal {
         if made >= MAX_SUBTASKS { Err(JournalError::Subtasks) } else { Ok(()) }
     }
 
-    /// Records what is signed for a subtask, before anybody else sees it.
-    pub async fn subtask_signed(&self, claim: &SubtaskClaim, manifest: &SignedManifest) -> Result<(), JournalError> {
-        let manifest = serde_json::to_string(manifest)
-            .map_err(|error| JournalError::Entry { run_id: claim.run_id.get(), problem: error.to_string() })?;
-        sqlx::query("UPDATE subtask SET manifest = ? WHERE run_id = ? AND content = ? AND occurrence = ?")
-            .bind(manifest)
+    /// Records what is asked of the coordinator for a subtask, with what was signed, before anybody else sees it.
+    ///
+    /// Sealing draws new keys each time, so only the very same request is the same task to the coordinator.
+    pub async fn subtask_signed(
+        &self,
+        claim: &SubtaskClaim,
+        manifest: &SignedManifest,
+        request: &NewTask,
+    ) -> Result<(), JournalError> {
+        let entry =
+            |error: serde_json::Error| JournalError::Entry { run_id: claim.run_id.get(), problem: error.to_string() };
+        sqlx::query("UPDATE subtask SET manifest = ?, request = ? WHERE run_id = ? AND content = ? AND occurrence = ?")
+            .bind(serde_json::to_string(manifest).map_err(entry)?)
+            .bind(serde_json::to_string(request).map_err(entry)?)
             .bind(claim.run_id.get())
             .bind(claim.content.to_string())
             .bind(i64::from(claim.occurrence))
@@ -142,12 +151,28 @@ impl Journal {
         Ok(())
     }
 
+    /// The request that was sent for a subtask and not answered yet, if there is one.
+    pub async fn subtask_request(&self, claim: &SubtaskClaim) -> Result<Option<NewTask>, JournalError> {
+        let request: Option<Option<String>> =
+            sqlx::query_scalar("SELECT request FROM subtask WHERE run_id = ? AND content = ? AND occurrence = ?")
+                .bind(claim.run_id.get())
+                .bind(claim.content.to_string())
+                .bind(i64::from(claim.occurrence))
+                .fetch_optional(&self.pool)
+                .await?;
+        request
+            .flatten()
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(|error| JournalError::Entry { run_id: claim.run_id.get(), problem: error.to_string() })
+    }
+
     /// Records which task was made, and that the run is now told of it.
     ///
     /// Answers `false`, and records nothing, when the task is that of another subtask.
     pub async fn subtask_answered(&self, claim: &SubtaskClaim, task_id: TaskId) -> Result<bool, JournalError> {
         let updated = sqlx::query(
-            "UPDATE OR IGNORE subtask SET task_id = ?, answered = 1 WHERE run_id = ? AND content = ? AND occurrence = ? \
+            "UPDATE OR IGNORE subtask SET task_id = ?, answered = 1, request = NULL WHERE run_id = ? AND content = ? AND occurrence = ? \
              AND (task_id IS NULL OR task_id = ?)",
         )
         .bind(task_id.get())
@@ -186,7 +211,10 @@ fn number(value: i64, run_id: RunId) -> Result<u32, JournalError> {
 mod tests {
     use camino::Utf8Path;
     use twinmesh_protocol::{
-        id::{JobId, OrganizationId},
+        id::{CollaborationId, JobId, OrganizationId},
+        key::OrganizationKey,
+        manifest::{MANIFEST_VERSION, Nonce, TaskManifest},
+        signed::Signed,
         time::Time,
     };
 
@@ -234,6 +262,43 @@ mod tests {
         assert_eq!(journal.subtask_fetch(RunId::new(1), task).await.unwrap(), Some(Subtask { manifest: None }));
         assert_eq!(journal.subtask_fetch(RunId::new(2), task).await.unwrap(), None);
         assert_eq!(journal.subtask_fetch(RunId::new(1), TaskId::new(11)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_kept_word_for_word_until_it_is_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = journal(&folder).await;
+        let key = OrganizationKey::from_seed(&[1; 32]);
+        let manifest = TaskManifest {
+            version: MANIFEST_VERSION,
+            collaboration_id: CollaborationId::new(1),
+            image: "image".into(),
+            function: "partial".into(),
+            databases: Vec::new(),
+            receivers: Vec::new(),
+            initiator: OrganizationId::new(1),
+            user_id: None,
+            parent: None,
+            delegation: None,
+            nonce: Nonce::random(),
+            issued_at: 0,
+            not_after: 1,
+        };
+        let signed = Signed::sign(&manifest, &key).unwrap();
+        let request: NewTask = serde_json::from_value(serde_json::json!({
+            "image": "image", "organizations": [{"id": 1, "input": "sealed once"}], "manifest": signed,
+        }))
+        .unwrap();
+        let claim = journal.subtask_claim_keyed(RunId::new(1), 1, Digest::of(b"content")).await.unwrap();
+        assert_eq!(journal.subtask_request(&claim).await.unwrap(), None);
+        journal.subtask_signed(&claim, &signed, &request).await.unwrap();
+        // The next attempt claims the same place and finds what was sent.
+        let again = journal.subtask_claim_keyed(RunId::new(1), 2, Digest::of(b"content")).await.unwrap();
+        assert_eq!(journal.subtask_request(&again).await.unwrap(), Some(request));
+        assert!(journal.subtask_answered(&again, TaskId::new(7)).await.unwrap());
+        assert_eq!(journal.subtask_request(&again).await.unwrap(), None);
+        let known = journal.subtask_fetch(RunId::new(1), TaskId::new(7)).await.unwrap().unwrap();
+        assert_eq!(known.manifest, Some(signed));
     }
 
     #[tokio::test]
