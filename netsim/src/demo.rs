@@ -150,7 +150,7 @@ async fn demonstrate(options: &Options, directory: Utf8PathBuf, slot: &mut Optio
     let evidence = steps::evidence(federation, &planted, measured).await?;
     progress.finish();
 
-    let mut report = Report {
+    let report = Report {
         nodes: options.nodes,
         seed: options.seed,
         startup_seconds,
@@ -159,7 +159,6 @@ async fn demonstrate(options: &Options, directory: Utf8PathBuf, slot: &mut Optio
         sections,
         evidence,
     };
-    report.total_seconds = begun.elapsed().as_secs_f64();
     print(&if options.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() })?;
     if options.keep {
         tell(&how_to_talk(federation)?);

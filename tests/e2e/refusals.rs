@@ -160,7 +160,7 @@ async fn post_by_hand(lab: &Lab, signer: &OrganizationKey, sealed_to: &Organizat
     };
     let content = br#"{"method": "summary_partial", "kwargs": {"columns": ["age"]}}"#;
     let input = payload::to_text(&seal(signer, &sealed_to.public(), &context, content).unwrap());
-    let now = chrono::DateTime::<chrono::Utc>::from(std::time::UNIX_EPOCH).timestamp().max(0) + now_seconds();
+    let now = now_seconds();
     let manifest = TaskManifest {
         version: MANIFEST_VERSION,
         collaboration_id: collaboration,

@@ -316,7 +316,7 @@ pub(super) async fn evidence(federation: &Federation, planted: &str, measured: M
     let found = search(&federation.coordinator_data, &markers).context("cannot search the coordinator's data")?;
     let log = crate::evidence::search_file(federation.coordinator.log(), &markers)
         .context("cannot search the coordinator's log")?;
-    let control = search(&federation.directory().join("."), &markers).context("cannot search the hospitals' data")?;
+    let control = search(federation.directory(), &markers).context("cannot search the hospitals' data")?;
     let control: std::collections::BTreeSet<&str> = control
         .findings
         .iter()
