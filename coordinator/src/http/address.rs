@@ -1,20 +1,32 @@
 //! Where algorithm twins reach each other (contract D.7).
 
-use axum::routing::get;
+use axum::http::StatusCode;
+use axum::routing::{any, get};
 use axum::{Json, Router};
 use twinmesh_protocol::wire::AlgorithmAddresses;
 
 use super::AppState;
 use super::caller::Caller;
 use super::params::Params;
-use super::problem::Problem;
+use super::problem::{Problem, wrong_verb};
 use crate::authz::Target;
 use crate::authz::action::ViewTwinAddresses;
 use crate::store;
 use crate::store::port::Twins;
 
 pub(crate) fn routes() -> Router<AppState> {
-    Router::new().route("/vpn/algorithm/addresses", get(addresses))
+    Router::new()
+        .route("/vpn/algorithm/addresses", get(addresses))
+        .route("/vpn", get(vpn))
+        .route("/vpn/update", any(wrong_verb))
+}
+
+/// The OpenVPN configuration of stock nodes. Twins reach each other over the overlay instead.
+async fn vpn(caller: Caller) -> Problem {
+    if caller.actor.node().is_none() {
+        return Problem::permission();
+    }
+    Problem::new(StatusCode::NOT_IMPLEMENTED, "no_vpn", "This server does not support VPN")
 }
 
 /// Lists the addresses of the runs asked for.

@@ -78,7 +78,9 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
         filter.and(COLUMNS.organization, [id.get().into()]);
     }
     if let Some(id) = params.get::<AlgorithmStoreId>("algorithm_store_id")? {
-        let sql = "collaboration.id IN (SELECT collaboration_id FROM algorithm_store WHERE id = ?)";
+        // A store without a collaboration is linked to all.
+        let sql = "EXISTS (SELECT 1 FROM algorithm_store WHERE algorithm_store.id = ? \
+                   AND (algorithm_store.collaboration_id IS NULL OR algorithm_store.collaboration_id = collaboration.id))";
         filter.and(sql, [id.get().into()]);
     }
     let (found, total) = store::collaboration_page(caller.tx.conn(), &filter, &page).await?;
@@ -262,7 +264,7 @@ async fn node_remove(
         return Err(Problem::bad_request("node_elsewhere", text));
     }
     let permit = caller.permit::<DeleteNode>(node.id, &super::node::target(&node))?;
-    crate::store::node::node_delete(&mut caller.tx, permit).await?;
+    crate::store::node::node_delete(&mut caller.tx, permit, caller.now).await?;
     caller.commit().await?;
     Ok(Json(json!({"msg": format!("Node id={} removed from collaboration id={id}", node.id)})))
 }

@@ -68,6 +68,8 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     scope::check_collaboration(&caller, reach, collaboration)?;
     filter.and_equal("node.collaboration_id", collaboration.map(CollaborationId::get));
     if let Some(id) = params.get::<StudyId>("study_id")? {
+        let study = crate::store::study::study_fetch(caller.tx.conn(), id).await?;
+        scope::check_collaboration(&caller, reach, study.map(|study| study.collaboration))?;
         let sql = "EXISTS (SELECT 1 FROM study JOIN study_organization ON study_organization.study_id = study.id \
                    WHERE study.id = ? AND study.collaboration_id = node.collaboration_id \
                    AND study_organization.organization_id = node.organization_id)";
@@ -186,7 +188,7 @@ async fn update(mut caller: Caller, Id(id): Id<NodeId>, Body(change): Body<Chang
 async fn remove(mut caller: Caller, Id(id): Id<NodeId>) -> Result<Json<Value>, Problem> {
     let record = find(&mut caller, id).await?;
     let permit = caller.permit::<DeleteNode>(id, &target(&record))?;
-    store::node_delete(&mut caller.tx, permit).await?;
+    store::node_delete(&mut caller.tx, permit, caller.now).await?;
     caller.commit().await?;
     tracing::info!(node.id = %id, "node `{}` deleted", record.name);
     Ok(Json(json!({"msg": format!("Node id={id} successfully deleted")})))

@@ -87,6 +87,8 @@ pub(crate) enum Fact {
     KilledUnasked,
     /// Another run of its task failed.
     SiblingFailed,
+    /// Its node is no longer registered, so nobody will report on it.
+    NodeRemoved,
 }
 
 /// A fact that cannot be, given what is known of a run.
@@ -193,7 +195,7 @@ impl RunState {
     /// The state after `fact`, which became so at `at`.
     ///
     /// What is already known changes nothing: the first time given stands. What somebody else wants of a run
-    /// (`KillRequested`, `KilledUnasked`, `SiblingFailed`) changes nothing when it comes too late.
+    /// (`KillRequested`, `KilledUnasked`, `SiblingFailed`, `NodeRemoved`) changes nothing when it comes too late.
     ///
     /// # Errors
     /// When its node reports what cannot be: anything about a finished run, or a stage before the one it is in.
@@ -218,6 +220,10 @@ impl RunState {
             Fact::SiblingFailed => Ok(match self {
                 Self::Waiting { .. } => self.finish(Outcome::Failed(Failure::Failed), at),
                 Self::Taken { .. } | Self::Finished { .. } => self,
+            }),
+            Fact::NodeRemoved => Ok(match self {
+                Self::Waiting { .. } | Self::Taken { .. } => self.finish(Outcome::Failed(Failure::Failed), at),
+                Self::Finished { .. } => self,
             }),
         }
     }
@@ -350,6 +356,7 @@ mod tests {
             1 => Just(Fact::KillRequested),
             1 => Just(Fact::KilledUnasked),
             1 => Just(Fact::SiblingFailed),
+            1 => Just(Fact::NodeRemoved),
         ]
     }
 
@@ -384,7 +391,9 @@ mod tests {
                 Fact::Taken | Fact::Preparing | Fact::Running | Fact::Ended(_) => {
                     prop_assert_eq!(after, Err(IllegalTransition::Finished { status: finished.status() }));
                 }
-                Fact::KillRequested | Fact::KilledUnasked | Fact::SiblingFailed => prop_assert_eq!(after, Ok(finished)),
+                Fact::KillRequested | Fact::KilledUnasked | Fact::SiblingFailed | Fact::NodeRemoved => {
+                    prop_assert_eq!(after, Ok(finished));
+                }
             }
         }
 
@@ -422,6 +431,15 @@ mod tests {
                 RunState::Waiting { .. } => prop_assert_eq!(after.status(), RunStatus::Failed),
                 RunState::Taken { .. } | RunState::Finished { .. } => prop_assert_eq!(after, state),
             }
+        }
+    }
+
+    #[test]
+    fn nothing_waits_for_a_node_that_was_removed() {
+        let at = Time::from_micros(5);
+        let taken = RunState::NEW.apply(Fact::Running, at).unwrap();
+        for state in [RunState::NEW, taken] {
+            assert_eq!(state.apply(Fact::NodeRemoved, at).unwrap().status(), RunStatus::Failed);
         }
     }
 

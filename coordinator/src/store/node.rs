@@ -160,6 +160,9 @@ pub(crate) async fn api_key_replace(tx: &mut Tx, permit: Permit<EditNode>, api_k
     Ok(())
 }
 
-pub(crate) async fn node_delete(tx: &mut Tx, permit: Permit<DeleteNode>) -> Result<()> {
-    removal::nodes(tx, "id = $1", permit.subject().get()).await
+/// Removes a node; what it has not finished ends as failed.
+pub(crate) async fn node_delete(tx: &mut Tx, permit: Permit<DeleteNode>, now: Time) -> Result<()> {
+    let id = permit.subject();
+    super::run::fail_node_runs(tx, id, now).await?;
+    removal::nodes(tx, "id = $1", id.get()).await
 }

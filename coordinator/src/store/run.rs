@@ -17,7 +17,7 @@ use crate::authz::action::{KillNodeTasks, KillTask, ReportRun};
 use crate::http::page::PageRequest;
 use crate::ledger;
 use crate::ledger::kill::Victim;
-use crate::ledger::run::RunState;
+use crate::ledger::run::{Fact, RunState};
 use crate::ledger::siblings::{Sibling, fail_fast};
 
 /// A run with its task and the node that works on it.
@@ -41,6 +41,8 @@ pub(crate) const SORTABLE: &[(&str, &str)] = &[
     ("assigned_at", "run.assigned_at"),
     ("started_at", "run.started_at"),
     ("finished_at", "run.finished_at"),
+    ("cleanup_at", "run.cleanup_at"),
+    ("blob_storage_used", "run.blob_storage_used"),
 ];
 
 /// The condition that a run has not ended.
@@ -258,6 +260,11 @@ pub(crate) async fn run_report(
     debug_assert_eq!(permit.subject(), place.id, "the permit is for this run");
     let status = change.state.status();
     run_update(tx, place, change, now).await?;
+    fail_siblings(tx, place, status, now).await
+}
+
+/// Ends what nobody took up of a task of which a run failed.
+async fn fail_siblings(tx: &mut Tx, place: &RunPlace, status: RunStatus, now: Time) -> Result<()> {
     if !status.is_failed() {
         return Ok(());
     }
@@ -281,6 +288,25 @@ pub(crate) async fn kill_task(tx: &mut Tx, permit: Permit<KillTask>, now: Time) 
 pub(crate) async fn kill_node_tasks(tx: &mut Tx, permit: Permit<KillNodeTasks>, now: Time) -> Result<usize> {
     let victims = victims_at(tx.conn(), permit.subject()).await?;
     kill(tx, &victims, now).await
+}
+
+/// Ends the open runs at a node that is about to be removed: nobody else would. How many there were.
+pub(super) async fn fail_node_runs(tx: &mut Tx, node: NodeId, now: Time) -> Result<usize> {
+    let victims = victims_at(tx.conn(), node).await?;
+    let mut ended = 0;
+    for victim in &victims {
+        // An earlier one may have ended this as its sibling.
+        let Some(place) = run_place(tx.conn(), victim.id).await?.filter(|place| !place.state.is_finished()) else {
+            continue;
+        };
+        let state = place.state.apply(Fact::NodeRemoved, now).unwrap_or(place.state);
+        event_insert(tx, place.event(EventKind::KillRequested, now)).await?;
+        let log = format!("The node of organization {} was deleted before this run ended.", place.organization_id);
+        run_update(tx, &place, RunChange { state, result: None, log: Some(&log) }, now).await?;
+        fail_siblings(tx, &place, state.status(), now).await?;
+        ended += 1;
+    }
+    Ok(ended)
 }
 
 /// Ends the open runs of these tasks; how many there were.

@@ -37,6 +37,7 @@ pub(crate) const SORTABLE: &[(&str, &str)] = &[
     ("init_org_id", "task.init_org_id"),
     ("init_user_id", "task.init_user_id"),
     ("created_at", "task.created_at"),
+    ("algorithm_store_id", "task.algorithm_store_id"),
 ];
 
 /// A task's status as a condition; the same rule as [`task_status`].

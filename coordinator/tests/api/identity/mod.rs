@@ -3,5 +3,6 @@
 mod administration;
 mod conventions;
 mod escalation;
+mod filter;
 mod log_in;
 mod process;

@@ -2,6 +2,7 @@
 
 mod event;
 pub(crate) mod federation;
+mod filter;
 mod instance;
 mod kill;
 mod list;
