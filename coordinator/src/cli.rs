@@ -1,4 +1,4 @@
-//! The program: `twinmesh-coordinator start | config check | config show | doctor | backup`.
+//! The program: `twinmesh-coordinator start | config check | config show | config example | doctor | backup`.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
@@ -12,7 +12,9 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, Secret};
+use crate::clock::Clock;
+use crate::config::{Config, EXAMPLE, Secret};
+use crate::doctor::Finding;
 use crate::{Coordinator, Surroundings};
 
 /// The variable that may hold the first user's password.
@@ -41,7 +43,8 @@ enum Command {
     /// Look at the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Try what a start needs, and say how to mend what fails.
+    /// Try what a start needs, ask the coordinator that runs on the data directory if there is one, and say how to
+    /// mend what fails. Changes nothing.
     Doctor(Flags),
     /// Copy the embedded database into a new file, also while the coordinator runs.
     ///
@@ -62,6 +65,8 @@ enum ConfigCommand {
     Check(Flags),
     /// Print the settings in effect, without secrets.
     Show(Flags),
+    /// Print a file to begin with: every setting, its default and its meaning.
+    Example,
 }
 
 #[derive(Debug, Args)]
@@ -133,6 +138,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Start(flags) => start(&flags).await,
         Command::Config(ConfigCommand::Check(flags)) => flags.load().map(|_| say("the settings are valid")),
         Command::Config(ConfigCommand::Show(flags)) => show(&flags),
+        Command::Config(ConfigCommand::Example) => print(EXAMPLE),
         Command::Doctor(flags) => doctor(&flags).await,
         Command::Backup(flags) => backup(&flags).await,
     };
@@ -178,6 +184,11 @@ async fn start(flags: &Flags) -> anyhow::Result<()> {
 
 fn show(flags: &Flags) -> anyhow::Result<()> {
     let text = toml::to_string_pretty(&flags.load()?).context("cannot write the settings as TOML")?;
+    print(&text)
+}
+
+/// To a program, or a file.
+fn print(text: &str) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")
 }
 
@@ -197,44 +208,20 @@ async fn backup(BackupFlags { flags, output }: &BackupFlags) -> anyhow::Result<(
 
 async fn doctor(flags: &Flags) -> anyhow::Result<()> {
     let config = flags.load()?;
-    say("ok    settings");
-    let listener = tokio::net::TcpListener::bind(config.listen).await;
-    let checks = [
-        (
-            format!("address {}", config.listen),
-            listener.map(drop).map_err(anyhow::Error::from),
-            "give another with `--listen`, or stop what is there",
-        ),
-        (
-            format!("directory {}", config.data_dir.display()),
-            crate::files::take(&config.data_dir).map(drop).map_err(anyhow::Error::from),
-            "give one that is writable with `--data-dir`, or stop the coordinator that has it",
-        ),
-        match config.database.url()? {
-            None => (
-                "token secret".to_owned(),
-                crate::files::token_secret(&config.data_dir).map(drop).map_err(anyhow::Error::from),
-                "see the file named above",
-            ),
-            Some(url) => (
-                "database".to_owned(),
-                crate::store::try_out(&url).await.map_err(anyhow::Error::from),
-                "see whether the server runs, and whether `database.url` names it, a database and who may use it",
-            ),
-        },
-    ];
-    let total = checks.len();
+    say("ok    settings: they make sense");
+    let findings = crate::doctor::examine(&config, Clock::system().now()).await;
     let mut failed = 0;
-    for (what, outcome, hint) in checks {
-        match outcome {
-            Ok(()) => say(&format!("ok    {what}")),
-            Err(error) => {
+    for (name, finding) in &findings {
+        match finding {
+            Finding::Well(text) => say(&format!("ok    {name}: {text}")),
+            Finding::Odd { what, hint } => say(&format!("odd   {name}: {what}\n      hint: {hint}")),
+            Finding::Bad { what, hint } => {
                 failed += 1;
-                say(&format!("FAIL  {what}: {error:#}\n      hint: {hint}"));
+                say(&format!("FAIL  {name}: {what}\n      hint: {hint}"));
             }
         }
     }
-    anyhow::ensure!(failed == 0, "{failed} of {total} checks failed");
+    anyhow::ensure!(failed == 0, "{failed} of {} checks failed", findings.len() + 1);
     Ok(())
 }
 

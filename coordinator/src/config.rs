@@ -10,6 +10,9 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// All settings with their meaning and defaults, as a file to begin with.
+pub const EXAMPLE: &str = include_str!("../../docs/coordinator.toml");
+
 /// What the environment's names begin with.
 pub const ENVIRONMENT_PREFIX: &str = "COORDINATOR__";
 
@@ -203,6 +206,11 @@ impl Config {
         Ok(config)
     }
 
+    /// The files that settings name for their secrets.
+    pub(crate) fn secret_files(&self) -> Vec<&PathBuf> {
+        [&self.database.url_file, &self.root.password_file].into_iter().flatten().collect()
+    }
+
     /// Whether the settings make sense together.
     ///
     /// # Errors
@@ -381,6 +389,46 @@ mod tests {
         config.check().unwrap();
         let shown = toml::to_string(&config).unwrap();
         assert_eq!(load(&shown).unwrap(), config);
+    }
+
+    /// The example with its defaults written out; with the examples too if asked for.
+    fn example(examples: bool) -> String {
+        let uncommented = |line: &'static str| match (line.strip_prefix("#? "), line.strip_prefix('#')) {
+            (Some(setting), _) if examples => setting,
+            (Some(_), _) => "",
+            (None, Some(setting)) if !setting.is_empty() && !setting.starts_with(' ') => setting,
+            (None, _) => line,
+        };
+        EXAMPLE.lines().map(uncommented).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The names of a section's settings, as an unknown one is told them.
+    fn names(section: &str) -> Vec<String> {
+        let head = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+        let error = toml::from_str::<Config>(&format!("{head}no_such_setting = 1")).unwrap_err().to_string();
+        let (_, expected) = error.split_once("expected").unwrap_or_else(|| panic!("{section}: {error}"));
+        expected.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect()
+    }
+
+    fn assert_documented(section: &str, table: &toml::Table) {
+        for name in names(section) {
+            let path = if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
+            let found = table.get(&name).unwrap_or_else(|| panic!("docs/coordinator.toml does not have `{path}`"));
+            if let toml::Value::Table(table) = found {
+                assert_documented(&path, table);
+            }
+        }
+    }
+
+    #[test]
+    fn the_example_shows_the_defaults_and_every_setting() {
+        assert_eq!(load(EXAMPLE).unwrap(), Config::default());
+        let defaults: toml::Table = toml::from_str(&example(false)).unwrap();
+        assert_eq!(defaults, toml::Table::try_from(Config::default()).unwrap(), "each `#name = value` is the default");
+        let all: toml::Table = toml::from_str(&example(true)).unwrap();
+        // Both forms of a secret exclude each other, but each must be one that exists.
+        toml::from_str::<Config>(&example(true)).unwrap();
+        assert_documented("", &all);
     }
 
     #[test]

@@ -61,6 +61,19 @@ pub(crate) fn take(directory: &Path) -> Result<Lock, FileError> {
     }
 }
 
+/// Whether some process has the directory.
+pub(crate) fn is_taken(directory: &Path) -> io::Result<bool> {
+    match File::open(directory.join("lock")) {
+        Ok(file) => match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Writes a file for the owner only. It is there whole or not at all, and stays after a loss of power.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let unfinished = path.with_extension("new");
@@ -151,9 +164,12 @@ mod tests {
     #[test]
     fn a_directory_is_one_process_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
+        assert!(!is_taken(dir.path()).unwrap());
         let lock = take(dir.path()).unwrap();
+        assert!(is_taken(dir.path()).unwrap());
         assert!(matches!(take(dir.path()), Err(FileError::InUse { .. })));
         drop(lock);
+        assert!(!is_taken(dir.path()).unwrap());
         take(dir.path()).unwrap();
     }
 

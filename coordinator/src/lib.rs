@@ -4,15 +4,17 @@
 //! * [`authn`] – who somebody is. `authz` – what they may do: one pure decision over the 86 rules.
 //! * `ledger` – what may happen to tasks and runs, purely.
 //! * `store` – all SQL. `http` – the v4 contract and our additions. `relay` – the overlay's meeting point.
-//! * `server` – connections. `files` – the data directory.
+//! * `server` – connections. `files` – the data directory. `doctor` – whether it works, and why not.
 //!
 //! [`Coordinator::start`] runs one within any process.
 
+mod ask;
 pub mod authn;
 mod authz;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod doctor;
 mod files;
 mod http;
 mod ledger;
@@ -23,6 +25,7 @@ mod store;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use axum::Router;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -249,6 +252,16 @@ fn sqlite_file(directory: &Path) -> PathBuf {
 /// Says where a running coordinator is.
 fn ready_file(directory: &Path) -> PathBuf {
     directory.join("coordinator.json")
+}
+
+/// Where the coordinator that runs on a data directory says it is: the API's URL, with its path.
+fn url_told(directory: &Path) -> anyhow::Result<String> {
+    let path = ready_file(directory);
+    let text = std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let told: serde_json::Value = serde_json::from_slice(&text)
+        .with_context(|| format!("`{}` is not what a coordinator writes", path.display()))?;
+    let url = told.get("url").and_then(serde_json::Value::as_str);
+    Ok(url.with_context(|| format!("`{}` names no `url`", path.display()))?.to_owned())
 }
 
 /// On a new database, makes the first user; the password that was made up, if none was given.

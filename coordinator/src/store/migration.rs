@@ -7,10 +7,15 @@ use super::{Result, StoreError};
 const MIGRATIONS: &[(i64, &str)] =
     &[(1, include_str!("../../migrations/0001_base.sql")), (2, include_str!("../../migrations/0002_instance.sql"))];
 
+/// The newest that this program knows.
+pub(super) fn known() -> i64 {
+    MIGRATIONS.last().map_or(0, |(version, _)| *version)
+}
+
 /// Runs what the database does not have yet, each migration in a transaction of its own. Of several processes that
 /// start together one does, and the others find it done.
 pub(super) async fn run(engine: Engine, writer: &AnyPool) -> Result<()> {
-    let known = MIGRATIONS.last().map_or(0, |(version, _)| *version);
+    let known = known();
     loop {
         let mut tx = engine.begin_write(writer).await?;
         sqlx::query("CREATE TABLE IF NOT EXISTS migration (version BIGINT PRIMARY KEY)").execute(&mut *tx).await?;

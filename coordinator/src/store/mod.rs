@@ -9,6 +9,7 @@ pub(crate) mod bell;
 pub(crate) mod collaboration;
 mod engine;
 pub(crate) mod event;
+pub(crate) mod examine;
 pub(crate) mod filter;
 pub(crate) mod identity;
 pub(crate) mod instance;

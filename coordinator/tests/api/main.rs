@@ -5,3 +5,4 @@
 mod database;
 mod identity;
 mod ledger;
+mod operation;

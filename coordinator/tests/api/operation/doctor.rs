@@ -1,0 +1,89 @@
+//! `doctor` says whether it works, and why not.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::{config, program, said, start};
+use crate::database::is_postgres;
+
+/// What it says, and whether all is well.
+async fn examine(directory: &Path) -> (bool, String) {
+    let output = program(directory, &["doctor"]).await.output().await.unwrap();
+    (output.status.success(), said(&output))
+}
+
+/// The line of a check.
+fn line<'a>(text: &'a str, check: &str) -> &'a str {
+    let found = text.lines().find(|line| line.get(6..).is_some_and(|rest| rest.starts_with(check)));
+    found.unwrap_or_else(|| panic!("no check `{check}` in {text}"))
+}
+
+fn private_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), Permissions::from_mode(0o700)).unwrap();
+    directory
+}
+
+#[tokio::test]
+async fn before_the_first_start_it_touches_nothing() {
+    let directory = private_directory();
+    let data = directory.path().join("data");
+    // Not on the server of the other tests: nothing is made there either, but the note of its address would be here.
+    let mut command = program(directory.path(), &["doctor", "--data-dir", data.to_str().unwrap()]).await;
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(line(&said(&output), "directory").contains("made by the first start"));
+    assert!(!data.exists());
+}
+
+#[tokio::test]
+async fn a_running_coordinator_is_asked_how_it_is() {
+    let directory = private_directory();
+    let running = start(config(directory.path()).await).await;
+    let (well, text) = examine(directory.path()).await;
+    assert!(well, "{text}");
+    assert!(line(&text, "address").contains(running.url()), "{text}");
+    assert!(line(&text, "service").contains("it answers"), "{text}");
+    let engine = if is_postgres() { "PostgreSQL" } else { "SQLite" };
+    assert!(line(&text, "database").contains(engine) && line(&text, "database").contains("schema"), "{text}");
+    running.shutdown().await;
+    let (well, text) = examine(directory.path()).await;
+    assert!(well && line(&text, "service").contains("no coordinator runs"), "{text}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named_with_what_to_do() {
+    let directory = private_directory();
+    start(config(directory.path()).await).await.shutdown().await;
+    let shown = directory.path().join("root-password");
+    std::fs::write(&shown, "x").unwrap();
+    std::fs::set_permissions(&shown, Permissions::from_mode(0o600)).unwrap();
+    let (well, text) = examine(directory.path()).await;
+    assert!(well && line(&text, "secrets").starts_with("odd"), "{text}");
+    std::fs::set_permissions(&shown, Permissions::from_mode(0o604)).unwrap();
+    let (well, text) = examine(directory.path()).await;
+    assert!(!well && line(&text, "secrets").contains("604") && text.contains("chmod 600"), "{text}");
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = program(directory.path(), &["doctor", "--listen", &address]).await.output().await.unwrap();
+    let text = said(&output);
+    assert!(line(&text, "address").starts_with("FAIL") && text.contains("--listen"), "{text}");
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_read_is_told_with_its_reason() {
+    let directory = private_directory();
+    let mut command = program(directory.path(), &["doctor"]).await;
+    if is_postgres() {
+        command.env("COORDINATOR__DATABASE__URL", "postgres://nobody:secret@127.0.0.1:1/nowhere");
+    } else {
+        std::fs::write(directory.path().join("coordinator.sqlite"), "this is no database, and never was one").unwrap();
+    }
+    let output = command.output().await.unwrap();
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(line(&text, "database").starts_with("FAIL"), "{text}");
+    assert!(!text.contains("secret@"), "{text}");
+}
