@@ -17,6 +17,7 @@ macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident = $noun:literal;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(minimum = 1))]
         #[serde(transparent)]
         pub struct $name(i64);
 

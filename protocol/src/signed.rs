@@ -131,6 +131,36 @@ impl<T: Statement> Signed<T> {
     }
 }
 
+#[cfg(feature = "schema")]
+impl<T> utoipa::PartialSchema for Signed<T> {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{AdditionalProperties, KnownFormat, ObjectBuilder, SchemaFormat, Type};
+        let base64 = |what| {
+            ObjectBuilder::new()
+                .schema_type(Type::String)
+                .format(Some(SchemaFormat::KnownFormat(KnownFormat::Byte)))
+                .description(Some(what))
+        };
+        ObjectBuilder::new()
+            .description(Some("A statement with its signature (Ed25519, RFC 8032) and the key that made it."))
+            .property("body", base64("The statement's canonical JSON (RFC 8785), in base64."))
+            .property("signature", base64("Its signature, 64 bytes in base64."))
+            .property("key", base64("The public key, 32 bytes in base64."))
+            .required("body")
+            .required("signature")
+            .required("key")
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+            .into()
+    }
+}
+
+#[cfg(feature = "schema")]
+impl<T> utoipa::ToSchema for Signed<T> {
+    fn name() -> std::borrow::Cow<'static, str> {
+        std::borrow::Cow::Borrowed("Signed")
+    }
+}
+
 fn canonical<T: Serialize>(statement: &T) -> Result<Vec<u8>, String> {
     serde_json_canonicalizer::to_vec(statement).map_err(|error| error.to_string())
 }

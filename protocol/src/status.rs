@@ -141,6 +141,20 @@ impl<'de> Deserialize<'de> for RunStatus {
     }
 }
 
+#[cfg(feature = "schema")]
+impl utoipa::PartialSchema for RunStatus {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .description(Some("The status of a run, or of a task as it follows from its runs."))
+            .enum_values(Some(Self::ALL.map(Self::as_str)))
+            .into()
+    }
+}
+
+#[cfg(feature = "schema")]
+impl utoipa::ToSchema for RunStatus {}
+
 #[cfg(test)]
 mod tests {
     use super::RunStatus::*;

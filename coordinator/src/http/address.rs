@@ -1,9 +1,11 @@
 //! Where algorithm twins reach each other (contract D.7).
 
+use axum::Json;
 use axum::http::StatusCode;
-use axum::routing::{any, get};
-use axum::{Json, Router};
+use axum::routing::any;
 use twinmesh_protocol::wire::AlgorithmAddresses;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
 use super::caller::Caller;
@@ -14,14 +16,20 @@ use crate::authz::action::ViewTwinAddresses;
 use crate::store;
 use crate::store::port::Twins;
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/vpn/algorithm/addresses", get(addresses))
-        .route("/vpn", get(vpn))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(addresses))
+        .routes(routes!(vpn))
+        // Stock nodes ask for it; there is nothing to update.
         .route("/vpn/update", any(wrong_verb))
 }
 
 /// The OpenVPN configuration of stock nodes. Twins reach each other over the overlay instead.
+#[utoipa::path(
+    get, path = "/vpn", tag = "port",
+    responses((status = 501, description = "There is none")),
+    security(("node" = [])),
+)]
 async fn vpn(caller: Caller) -> Problem {
     if caller.actor.node().is_none() {
         return Problem::permission();
@@ -30,6 +38,20 @@ async fn vpn(caller: Caller) -> Problem {
 }
 
 /// Lists the addresses of the runs asked for.
+#[utoipa::path(
+    get, path = "/vpn/algorithm/addresses", tag = "port",
+    params(
+        ("label" = Option<String>, Query, description = "Ports with this label"),
+        ("only_children" = Option<bool>, Query, description = "Only those of subtasks"),
+        ("only_parent" = Option<bool>, Query, description = "Only those of the parent task"),
+        ("only_siblings" = Option<bool>, Query, description = "Only those of the same task at other organizations"),
+        ("only_self" = Option<bool>, Query, description = "Only one's own"),
+        ("include_children" = Option<bool>, Query, description = "Those of subtasks too"),
+        ("include_parent" = Option<bool>, Query, description = "Those of the parent task too"),
+    ),
+    responses((status = 200, body = AlgorithmAddresses)),
+    security(("container" = [])),
+)]
 async fn addresses(mut caller: Caller, params: Params) -> Result<Json<AlgorithmAddresses>, Problem> {
     let Some(container) = caller.actor.container().cloned() else { return Err(Problem::permission()) };
     caller.permit::<ViewTwinAddresses>(container.run, &Target::collaboration(container.collaboration))?;

@@ -4,6 +4,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
 
 use super::problem::Problem;
 
@@ -83,10 +84,12 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
 }
 
 /// The body of the sub-endpoints that take one id.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Id)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct IdBody {
     /// The id.
+    #[schema(minimum = 1)]
     pub(crate) id: i64,
 }
 

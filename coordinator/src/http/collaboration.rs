@@ -2,18 +2,21 @@
 
 use std::collections::BTreeSet;
 
+use axum::Json;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId, NodeId, OrganizationId};
-use twinmesh_protocol::wire::{Collaboration, Many, NewCollaboration, Node, Organization};
+use twinmesh_protocol::wire::{Collaboration, Many, NewCollaboration, Node, Organization, Page};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
+use super::answer::Message;
 use super::body::{Body, IdBody, check_name};
 use super::caller::Caller;
+use super::openapi::sortable;
 use super::page::PageRequest;
 use super::params::Params;
 use super::path::Id;
@@ -35,12 +38,12 @@ const COLUMNS: Columns = Columns {
     owner: None,
 };
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/collaboration", get(list).post(create))
-        .route("/collaboration/{id}", get(fetch).patch(update).delete(remove))
-        .route("/collaboration/{id}/organization", post(member_add).delete(member_remove))
-        .route("/collaboration/{id}/node", post(node_add).delete(node_remove))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(fetch, update, remove))
+        .routes(routes!(member_add, member_remove))
+        .routes(routes!(node_add, node_remove))
 }
 
 /// The wire's form.
@@ -61,6 +64,20 @@ fn collaboration(state: &AppState, record: CollaborationRecord, members: Option<
     }
 }
 
+/// Lists collaborations.
+#[utoipa::path(
+    get, path = "/collaboration", tag = "collaboration",
+    params(
+        PageRequest,
+        ("name" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("encrypted" = Option<bool>, Query, description = "Whether end-to-end encrypted"),
+        ("organization_id" = Option<OrganizationId>, Query, description = "Those in which this organization takes part"),
+        ("algorithm_store_id" = Option<AlgorithmStoreId>, Query, description = "Those with this algorithm store"),
+        ("include" = Option<String>, Query, description = "`organizations`: the organizations in place of their link"),
+    ),
+    responses((status = 200, body = Page<Collaboration>)),
+    extensions(("x-sort" = json!(sortable(store::SORTABLE)))),
+)]
 async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let page = PageRequest::read(&params, store::SORTABLE)?;
     let reach = caller.reach::<ViewCollaboration>()?;
@@ -103,6 +120,14 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     Ok(page.answer(&params, data, total))
 }
 
+/// One collaboration.
+#[utoipa::path(
+    get, path = "/collaboration/{id}", tag = "collaboration",
+    params(
+        ("include" = Option<String>, Query, description = "`organizations`: the organizations in place of their link"),
+    ),
+    responses((status = 200, body = Collaboration)),
+)]
 async fn fetch(
     mut caller: Caller,
     params: Params,
@@ -119,6 +144,13 @@ async fn fetch(
     Ok(Json(collaboration(&caller.state, record, nested)))
 }
 
+/// Makes a collaboration.
+#[utoipa::path(
+    post, path = "/collaboration", tag = "collaboration",
+    request_body = NewCollaboration,
+    responses((status = 200, body = Collaboration)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.collaboration.create", skip_all)]
 async fn create(mut caller: Caller, Body(new): Body<NewCollaboration>) -> Result<Json<Collaboration>, Problem> {
     let permit = caller.permit::<CreateCollaboration>((), &Target::anywhere())?;
@@ -135,7 +167,8 @@ async fn create(mut caller: Caller, Body(new): Body<NewCollaboration>) -> Result
 }
 
 /// The body of PATCH.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = CollaborationChange)]
 #[serde(deny_unknown_fields)]
 struct Change {
     #[serde(default)]
@@ -146,6 +179,13 @@ struct Change {
     organization_ids: Option<Vec<OrganizationId>>,
 }
 
+/// Changes a collaboration.
+#[utoipa::path(
+    patch, path = "/collaboration/{id}", tag = "collaboration",
+    request_body = Change,
+    responses((status = 200, body = Collaboration)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.collaboration.update", skip_all, fields(collaboration.id = %id))]
 async fn update(
     mut caller: Caller,
@@ -173,8 +213,15 @@ async fn update(
     Ok(Json(answer))
 }
 
+/// Deletes a collaboration.
+#[utoipa::path(
+    delete, path = "/collaboration/{id}", tag = "collaboration",
+    params(("delete_dependents" = Option<bool>, Query, description = "Whether to delete what depends on it too")),
+    responses((status = 200, body = Message)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.collaboration.delete", skip_all, fields(collaboration.id = %id))]
-async fn remove(mut caller: Caller, params: Params, Id(id): Id<CollaborationId>) -> Result<Json<Value>, Problem> {
+async fn remove(mut caller: Caller, params: Params, Id(id): Id<CollaborationId>) -> Result<Json<Message>, Problem> {
     let record = find(&mut caller, id).await?;
     let permit = caller.permit::<DeleteCollaboration>(id, &Target::collaboration(id))?;
     let dependents = store::collaboration_dependents(caller.tx.conn(), id).await?;
@@ -182,11 +229,17 @@ async fn remove(mut caller: Caller, params: Params, Id(id): Id<CollaborationId>)
     store::collaboration_delete(&mut caller.tx, permit, caller.now).await?;
     caller.commit().await?;
     tracing::info!(collaboration.id = %id, "collaboration `{}` deleted", record.name);
-    Ok(Json(json!({"msg": format!("Collaboration id={id} deleted successfully")})))
+    Ok(Message::new(format!("Collaboration id={id} deleted successfully")))
 }
 
 /// Takes an organization in. Needs the right to change any collaboration: otherwise the administrator of one could
 /// pull foreign organizations in and so gain rights over them (contract A.4.3).
+#[utoipa::path(
+    post, path = "/collaboration/{id}/organization", tag = "collaboration",
+    request_body = IdBody,
+    responses((status = 200, body = Vec<Organization>)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.collaboration.member_add", skip_all, fields(collaboration.id = %id))]
 async fn member_add(
     caller: Caller,
@@ -196,6 +249,13 @@ async fn member_add(
     change_members(caller, id, OrganizationId::new(body.id), true).await
 }
 
+/// Takes an organization out.
+#[utoipa::path(
+    delete, path = "/collaboration/{id}/organization", tag = "collaboration",
+    request_body = IdBody,
+    responses((status = 200, body = Vec<Organization>)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.collaboration.member_remove", skip_all, fields(collaboration.id = %id))]
 async fn member_remove(
     caller: Caller,
@@ -231,6 +291,12 @@ async fn change_members(
 }
 
 /// Moves a node here; stock's sub-endpoint.
+#[utoipa::path(
+    post, path = "/collaboration/{id}/node", tag = "collaboration",
+    request_body = IdBody,
+    responses((status = 201, body = Vec<Node>)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.collaboration.node_add", skip_all, fields(collaboration.id = %id))]
 async fn node_add(
     mut caller: Caller,
@@ -250,12 +316,19 @@ async fn node_add(
     Ok((StatusCode::CREATED, Json(super::node::of_collaboration(&mut caller, id).await?)))
 }
 
+/// Deletes a node of the collaboration.
+#[utoipa::path(
+    delete, path = "/collaboration/{id}/node", tag = "collaboration",
+    request_body = IdBody,
+    responses((status = 200, body = Message)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.collaboration.node_remove", skip_all, fields(collaboration.id = %id))]
 async fn node_remove(
     mut caller: Caller,
     Id(id): Id<CollaborationId>,
     Body(body): Body<IdBody>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Message>, Problem> {
     find(&mut caller, id).await?;
     caller.permit::<EditCollaboration>(id, &Target::collaboration(id))?;
     let node = super::node::find(&mut caller, NodeId::new(body.id)).await?;
@@ -266,7 +339,7 @@ async fn node_remove(
     let permit = caller.permit::<DeleteNode>(node.id, &super::node::target(&node))?;
     crate::store::node::node_delete(&mut caller.tx, permit, caller.now).await?;
     caller.commit().await?;
-    Ok(Json(json!({"msg": format!("Node id={} removed from collaboration id={id}", node.id)})))
+    Ok(Message::new(format!("Node id={} removed from collaboration id={id}", node.id)))
 }
 
 pub(crate) async fn find(caller: &mut Caller, id: CollaborationId) -> Result<CollaborationRecord, Problem> {

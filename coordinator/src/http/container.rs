@@ -1,9 +1,10 @@
 //! Tokens of algorithms (contract A.2.4).
 
-use axum::routing::post;
-use axum::{Json, Router};
+use axum::Json;
 use serde_json::{Map, Value};
 use twinmesh_protocol::wire::{ContainerToken, ContainerTokenRequest, TaskDatabase};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
 use super::body::Body;
@@ -14,11 +15,17 @@ use crate::authn::token::{ClientType, ContainerSubject};
 use crate::authz::action::IssueContainerToken;
 use crate::store;
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new().route("/token/container", post(issue))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(issue))
 }
 
 /// Gives a node the token of one of its runs. It is good until the run is finished.
+#[utoipa::path(
+    post, path = "/token/container", tag = "token",
+    request_body = ContainerTokenRequest,
+    responses((status = 200, body = ContainerToken)),
+    security(("node" = [])),
+)]
 #[tracing::instrument(name = "http.token.container", skip_all, fields(task.id = %request.task_id))]
 async fn issue(
     mut caller: Caller,

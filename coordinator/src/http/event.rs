@@ -9,16 +9,16 @@ pub(crate) mod presence;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use futures::Stream;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use twinmesh_protocol::id::EventSequence;
 use twinmesh_protocol::wire::{Event, Hello};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use self::audience::{Audience, Hears};
 use self::hub::Hub;
@@ -43,8 +43,8 @@ const RECHECK: Duration = Duration::from_secs(30);
 /// What asks for the end of the log.
 const LATEST: &str = "latest";
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new().route("/event", get(follow))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(follow))
 }
 
 /// Following the log: the hub and the attendance list, which begin with the first need of them or with
@@ -99,6 +99,12 @@ impl Follow {
 }
 
 /// Answers with what happens, from the place asked for.
+#[utoipa::path(
+    get, path = "/event", tag = "event",
+    params(("after" = Option<String>, Query, description = "The place in the log after which to begin, or `latest`"), ("last-event-id" = Option<String>, Header, description = "Where the caller left off; counts before `after`")),
+    responses((status = 200, description = "A stream of server-sent events: `hello` first, then events as they happen", body = Event, content_type = "text/event-stream")),
+    security(("user" = []), ("node" = [])),
+)]
 #[tracing::instrument(name = "http.event.follow", skip_all)]
 async fn follow(visitor: Visitor, params: Params, headers: HeaderMap) -> Result<Response, Problem> {
     let state = visitor.state.clone();

@@ -1,13 +1,18 @@
 //! What the coordinator says of itself (contract A.7.9), and what this release does not have.
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use axum::routing::get;
-use axum::{Json, Router};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use twinmesh_protocol::wire::Page;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
 use super::caller::{Caller, Visitor};
+use super::openapi::sortable;
 use super::page::PageRequest;
 use super::params::Params;
 use super::problem::Problem;
@@ -16,36 +21,77 @@ use crate::authz::action::ViewCollaboration;
 /// The release whose contract we keep.
 const CONTRACT_VERSION: &str = "4.15.2";
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/version", get(version))
-        .route("/health", get(health))
-        .route("/blobstream/status", get(blob_status))
-        .route("/algorithmstore", get(algorithm_stores))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(version))
+        .routes(routes!(health))
+        .routes(routes!(blob_status))
+        .routes(routes!(algorithm_stores))
 }
 
 /// Outside of the API's path.
-pub(crate) fn root_routes() -> Router<AppState> {
-    Router::new().route("/robots.txt", get(robots))
+pub(crate) fn root_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(robots))
 }
 
-async fn version() -> Json<Value> {
-    Json(json!({"version": CONTRACT_VERSION, "twinmesh": env!("CARGO_PKG_VERSION")}))
+/// What this release is.
+#[derive(Debug, Serialize, ToSchema)]
+struct Version {
+    /// The vantage6 release whose contract it keeps.
+    version: &'static str,
+    /// Its own version.
+    twinmesh: &'static str,
 }
 
-async fn health(State(state): State<AppState>) -> Json<Value> {
-    Json(json!({"database": state.store().is_well().await}))
+/// Which release this is, and of what contract.
+#[utoipa::path(get, path = "/version", tag = "meta", responses((status = 200, body = Version)), security(()))]
+async fn version() -> Json<Version> {
+    Json(Version { version: CONTRACT_VERSION, twinmesh: env!("CARGO_PKG_VERSION") })
 }
 
+/// How it is.
+#[derive(Debug, Serialize, ToSchema)]
+struct Health {
+    /// Whether the database answers.
+    database: bool,
+}
+
+/// Whether all is well.
+#[utoipa::path(get, path = "/health", tag = "meta", responses((status = 200, body = Health)), security(()))]
+async fn health(State(state): State<AppState>) -> Json<Health> {
+    Json(Health { database: state.store().is_well().await })
+}
+
+/// Tells crawlers to stay away.
+#[utoipa::path(
+    get, path = "/robots.txt", tag = "meta",
+    responses((status = 200, body = String, content_type = "text/plain")),
+    security(()),
+)]
 async fn robots() -> &'static str {
     "User-agent: *\nDisallow: /\n"
 }
 
-async fn blob_status(_: Visitor) -> Json<Value> {
-    Json(json!({"blob_store_enabled": false}))
+/// Whether there is a store for large inputs and results.
+#[derive(Debug, Serialize, ToSchema)]
+struct BlobStatus {
+    /// Whether there is.
+    blob_store_enabled: bool,
+}
+
+/// Whether large inputs and results are kept as objects.
+#[utoipa::path(get, path = "/blobstream/status", tag = "meta", responses((status = 200, body = BlobStatus)))]
+async fn blob_status(_visitor: Visitor) -> Json<BlobStatus> {
+    Json(BlobStatus { blob_store_enabled: false })
 }
 
 /// No algorithm store is linked to this coordinator.
+#[utoipa::path(
+    get, path = "/algorithmstore", tag = "meta",
+    params(PageRequest),
+    responses((status = 200, body = Page<Value>)),
+    extensions(("x-sort" = json!(sortable(&[("id", "id"), ("name", "name"), ("url", "url")])))),
+)]
 async fn algorithm_stores(caller: Caller, params: Params) -> Result<Response, Problem> {
     caller.reach::<ViewCollaboration>()?;
     let page = PageRequest::read(&params, &[("id", "id"), ("name", "name"), ("url", "url")])?;

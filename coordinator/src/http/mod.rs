@@ -1,10 +1,12 @@
 //! The interface: the v4 contract under the API path, and our additions to it.
 //!
 //! * [`caller`] – who asks, and the transaction they are answered in. [`params`], [`body`] – what they ask.
-//! * [`page`] – lists. [`problem`] – errors. [`link`] – paths to related objects.
+//! * [`page`] – lists. [`problem`] – errors. [`answer`] – other answers. [`link`] – paths to related objects.
+//! * [`openapi`] – the description of it all, made from what stands at each handler.
 //! * a file per noun.
 
 pub(crate) mod address;
+pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod caller;
 pub(crate) mod collaboration;
@@ -14,6 +16,7 @@ pub(crate) mod kill;
 pub(crate) mod link;
 pub(crate) mod meta;
 pub(crate) mod node;
+pub(crate) mod openapi;
 pub(crate) mod organization;
 pub(crate) mod page;
 pub(crate) mod params;
@@ -33,24 +36,27 @@ pub(crate) mod token;
 pub(crate) mod user;
 
 use std::any::Any;
+use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body as HttpBody;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
+use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
+use openapi::Document;
 use problem::{Problem, REQUEST_ID};
 pub(crate) use state::AppState;
 
 /// The interface as a service.
 pub(crate) fn router(state: AppState) -> Router {
-    let api = Router::new()
+    let api = OpenApiRouter::new()
         .merge(address::routes())
         .merge(container::routes())
         .merge(event::routes())
@@ -63,20 +69,24 @@ pub(crate) fn router(state: AppState) -> Router {
         .merge(collaboration::routes())
         .merge(meta::routes())
         .merge(node::routes())
+        .merge(openapi::routes())
         .merge(organization::routes())
         .merge(role::routes())
         .merge(rule::routes())
         .merge(study::routes())
         .merge(token::routes())
         .merge(user::routes());
-    Router::new()
+    let (routes, declared) = OpenApiRouter::with_openapi(openapi::base())
         .merge(meta::root_routes())
         .nest(state.api_path(), api)
+        .split_for_parts();
+    routes
         .fallback(problem::unknown_route)
         .method_not_allowed_fallback(problem::wrong_verb)
         // The limit is ours, below.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(state.clone(), whole_body))
+        .layer(Extension(Arc::new(Document::new(&declared))))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(cors))
         .layer(middleware::from_fn(named))

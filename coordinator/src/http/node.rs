@@ -2,18 +2,23 @@
 
 use std::net::IpAddr;
 
+use axum::Json;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, StudyId};
-use twinmesh_protocol::wire::{NewNode, Node, NodeConfigEntry};
+use twinmesh_protocol::time::Time;
+use twinmesh_protocol::wire::{NewNode, Node, NodeConfigEntry, Page};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
+use super::answer::Message;
 use super::body::{Body, IdBody, check_name};
 use super::caller::Caller;
+use super::openapi::sortable;
 use super::page::PageRequest;
 use super::params::Params;
 use super::path::Id;
@@ -28,11 +33,11 @@ use crate::store::node::{self as store, NodeRecord};
 const COLUMNS: Columns =
     Columns { organization: "node.organization_id = ?", collaboration: "node.collaboration_id {in}", owner: None };
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/node", get(list).post(create))
-        .route("/node/{id}", get(fetch).patch(update).delete(remove))
-        .route("/recover/node", post(renew_api_key))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(fetch, update, remove))
+        .routes(routes!(renew_api_key))
 }
 
 /// The wire's form.
@@ -56,6 +61,24 @@ pub(crate) fn target(record: &NodeRecord) -> Target {
     Target::organization_in(record.organization, record.collaboration).at_node(Some(record.id))
 }
 
+/// Lists nodes.
+#[utoipa::path(
+    get, path = "/node", tag = "node",
+    params(
+        PageRequest,
+        ("name" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("organization_id" = Option<OrganizationId>, Query, description = "Those of this organization"),
+        ("collaboration_id" = Option<CollaborationId>, Query, description = "Those of this collaboration"),
+        ("study_id" = Option<StudyId>, Query, description = "Those that take part in this study"),
+        ("status" = Option<String>, Query, description = "`online` or `offline`"),
+        ("ip" = Option<String>, Query, description = "Last seen at this address"),
+        ("last_seen_from" = Option<Time>, Query, description = "Last seen at this instant or later"),
+        ("last_seen_till" = Option<Time>, Query, description = "Last seen at this instant or earlier"),
+    ),
+    responses((status = 200, body = Page<Node>)),
+    security(("user" = []), ("node" = [])),
+    extensions(("x-sort" = json!(sortable(store::SORTABLE)))),
+)]
 async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let page = PageRequest::read(&params, store::SORTABLE)?;
     let mut filter = visible(&caller)?;
@@ -106,12 +129,25 @@ pub(crate) async fn of_collaboration(caller: &mut Caller, id: CollaborationId) -
     Ok(found.into_iter().map(|record| node(&caller.state, record)).collect())
 }
 
+/// One node.
+#[utoipa::path(
+    get, path = "/node/{id}", tag = "node",
+    responses((status = 200, body = Node)),
+    security(("user" = []), ("node" = [])),
+)]
 async fn fetch(mut caller: Caller, Id(id): Id<NodeId>) -> Result<Json<Node>, Problem> {
     let record = find(&mut caller, id).await?;
     caller.permit::<ViewNode>(id, &target(&record))?;
     Ok(Json(node(&caller.state, record)))
 }
 
+/// Makes a node. The answer is the only one that shows its API key.
+#[utoipa::path(
+    post, path = "/node", tag = "node",
+    request_body = NewNode,
+    responses((status = 201, body = Node)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.node.create", skip_all)]
 async fn create(mut caller: Caller, Body(new): Body<NewNode>) -> Result<(StatusCode, Json<Node>), Problem> {
     let collaboration_id = new.collaboration_id;
@@ -149,12 +185,14 @@ async fn create(mut caller: Caller, Body(new): Body<NewNode>) -> Result<(StatusC
 }
 
 /// The body of PATCH.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NodeChange)]
 #[serde(deny_unknown_fields)]
 struct Change {
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     ip: Option<IpAddr>,
     #[serde(default)]
     clear_ip: Option<bool>,
@@ -164,6 +202,13 @@ struct Change {
     collaboration_id: Option<Value>,
 }
 
+/// Changes a node.
+#[utoipa::path(
+    patch, path = "/node/{id}", tag = "node",
+    request_body = Change,
+    responses((status = 200, body = Node)),
+    security(("user" = []), ("node" = [])),
+)]
 #[tracing::instrument(name = "http.node.update", skip_all, fields(node.id = %id))]
 async fn update(mut caller: Caller, Id(id): Id<NodeId>, Body(change): Body<Change>) -> Result<Json<Node>, Problem> {
     let record = find(&mut caller, id).await?;
@@ -184,19 +229,38 @@ async fn update(mut caller: Caller, Id(id): Id<NodeId>, Body(change): Body<Chang
     Ok(Json(answer))
 }
 
+/// Deletes a node.
+#[utoipa::path(
+    delete, path = "/node/{id}", tag = "node",
+    responses((status = 200, body = Message)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.node.delete", skip_all, fields(node.id = %id))]
-async fn remove(mut caller: Caller, Id(id): Id<NodeId>) -> Result<Json<Value>, Problem> {
+async fn remove(mut caller: Caller, Id(id): Id<NodeId>) -> Result<Json<Message>, Problem> {
     let record = find(&mut caller, id).await?;
     let permit = caller.permit::<DeleteNode>(id, &target(&record))?;
     store::node_delete(&mut caller.tx, permit, caller.now).await?;
     caller.commit().await?;
     tracing::info!(node.id = %id, "node `{}` deleted", record.name);
-    Ok(Json(json!({"msg": format!("Node id={id} successfully deleted")})))
+    Ok(Message::new(format!("Node id={id} successfully deleted")))
+}
+
+/// What a node logs in with.
+#[derive(Serialize, ToSchema)]
+struct ApiKey {
+    /// The key, which is shown this once.
+    api_key: String,
 }
 
 /// Gives a node another API key.
+#[utoipa::path(
+    post, path = "/recover/node", tag = "node",
+    request_body = IdBody,
+    responses((status = 200, body = ApiKey)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.node.renew_api_key", skip_all)]
-async fn renew_api_key(mut caller: Caller, Body(body): Body<IdBody>) -> Result<Json<Value>, Problem> {
+async fn renew_api_key(mut caller: Caller, Body(body): Body<IdBody>) -> Result<Json<ApiKey>, Problem> {
     let record = find(&mut caller, NodeId::new(body.id)).await?;
     let permit = caller.permit::<EditNode>(record.id, &target(&record))?;
     if caller.actor.user().is_none() {
@@ -206,7 +270,7 @@ async fn renew_api_key(mut caller: Caller, Body(body): Body<IdBody>) -> Result<J
     store::api_key_replace(&mut caller.tx, permit, &secret::hash(&api_key)).await?;
     caller.commit().await?;
     tracing::info!(node.id = %record.id, "api key of node `{}` replaced", record.name);
-    Ok(Json(json!({"api_key": api_key})))
+    Ok(Json(ApiKey { api_key }))
 }
 
 pub(crate) async fn find(caller: &mut Caller, id: NodeId) -> Result<NodeRecord, Problem> {

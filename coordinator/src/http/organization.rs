@@ -1,17 +1,19 @@
 //! `/organization` (contract A.7.1).
 
+use axum::Json;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::get;
-use axum::{Json, Router};
-use serde_json::{Value, json};
 use twinmesh_protocol::id::{CollaborationId, OrganizationId, StudyId};
 use twinmesh_protocol::key::PublicKey;
-use twinmesh_protocol::wire::{NewOrganization, Organization};
+use twinmesh_protocol::wire::{NewOrganization, Organization, Page};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
+use super::answer::Message;
 use super::body::{Body, check_length, check_name};
 use super::caller::Caller;
+use super::openapi::sortable;
 use super::page::PageRequest;
 use super::params::Params;
 use super::path::Id;
@@ -30,10 +32,8 @@ const COLUMNS: Columns = Columns {
     owner: None,
 };
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/organization", get(list).post(create))
-        .route("/organization/{id}", get(fetch).patch(update).delete(remove))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(fetch, update, remove))
 }
 
 /// The wire's form.
@@ -76,6 +76,20 @@ pub(crate) async fn nested(
     Ok(found.into_iter().map(|record| organization(&caller.state, record)).collect())
 }
 
+/// Lists organizations.
+#[utoipa::path(
+    get, path = "/organization", tag = "organization",
+    params(
+        PageRequest,
+        ("name" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("country" = Option<String>, Query, description = "In this country"),
+        ("collaboration_id" = Option<CollaborationId>, Query, description = "Those that take part in this collaboration"),
+        ("study_id" = Option<StudyId>, Query, description = "Those that take part in this study"),
+        ("ids" = Option<Vec<OrganizationId>>, Query, description = "These; may be repeated"),
+    ),
+    responses((status = 200, body = Page<Organization>)),
+    extensions(("x-sort" = json!(sortable(store::SORTABLE)))),
+)]
 async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let page = PageRequest::read(&params, store::SORTABLE)?;
     let reach = caller.reach::<ViewOrganization>()?;
@@ -104,6 +118,11 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     Ok(page.answer(&params, data, total))
 }
 
+/// One organization.
+#[utoipa::path(
+    get, path = "/organization/{id}", tag = "organization",
+    responses((status = 200, body = Organization)),
+)]
 async fn fetch(mut caller: Caller, Id(id): Id<OrganizationId>) -> Result<Json<Organization>, Problem> {
     let record = find(&mut caller, id).await?;
     let target = scope::organization_target(&mut caller, id).await?;
@@ -111,6 +130,13 @@ async fn fetch(mut caller: Caller, Id(id): Id<OrganizationId>) -> Result<Json<Or
     Ok(Json(organization(&caller.state, record)))
 }
 
+/// Makes an organization. `name` is required.
+#[utoipa::path(
+    post, path = "/organization", tag = "organization",
+    request_body = NewOrganization,
+    responses((status = 201, body = Organization)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.organization.create", skip_all)]
 async fn create(
     mut caller: Caller,
@@ -132,6 +158,13 @@ async fn create(
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
+/// Changes an organization. Its public key is replaced by its own members only.
+#[utoipa::path(
+    patch, path = "/organization/{id}", tag = "organization",
+    request_body = NewOrganization,
+    responses((status = 200, body = Organization)),
+    security(("user" = []), ("node" = [])),
+)]
 #[tracing::instrument(name = "http.organization.update", skip_all, fields(organization.id = %id))]
 async fn update(
     mut caller: Caller,
@@ -163,8 +196,15 @@ async fn update(
     Ok(Json(answer))
 }
 
+/// Deletes an organization.
+#[utoipa::path(
+    delete, path = "/organization/{id}", tag = "organization",
+    params(("delete_dependents" = Option<bool>, Query, description = "Whether to delete what depends on it too")),
+    responses((status = 200, body = Message)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.organization.delete", skip_all, fields(organization.id = %id))]
-async fn remove(mut caller: Caller, params: Params, Id(id): Id<OrganizationId>) -> Result<Json<Value>, Problem> {
+async fn remove(mut caller: Caller, params: Params, Id(id): Id<OrganizationId>) -> Result<Json<Message>, Problem> {
     let record = find(&mut caller, id).await?;
     let target = scope::organization_target(&mut caller, id).await?;
     let permit = caller.permit::<DeleteOrganization>(id, &target)?;
@@ -173,7 +213,7 @@ async fn remove(mut caller: Caller, params: Params, Id(id): Id<OrganizationId>) 
     store::organization_delete(&mut caller.tx, permit, caller.now).await?;
     caller.commit().await?;
     tracing::info!(organization.id = %id, "organization `{}` deleted", record.details.name);
-    Ok(Json(json!({"msg": format!("Organization id={id} deleted successfully")})))
+    Ok(Message::new(format!("Organization id={id} deleted successfully")))
 }
 
 async fn find(caller: &mut Caller, id: OrganizationId) -> Result<OrganizationRecord, Problem> {

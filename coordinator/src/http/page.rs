@@ -4,7 +4,11 @@ use axum::Json;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::json;
 use twinmesh_protocol::wire::{Page, PageLinks};
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::params::{Params, encode, invalid};
 use super::problem::Problem;
@@ -115,6 +119,29 @@ impl PageRequest {
         let exposed = HeaderValue::from_static("total-count, Link");
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         response
+    }
+}
+
+impl IntoParams for PageRequest {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let number = |default: i64| {
+            ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).default(Some(json!(default)))
+        };
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        [
+            ("page", "Which page", number(1)),
+            ("per_page", "How many a page holds", number(PER_PAGE)),
+            ("sort", "The columns to sort by", text),
+        ]
+        .map(|(name, what, schema)| {
+            ParameterBuilder::new()
+                .name(name)
+                .parameter_in(ParameterIn::Query)
+                .description(Some(what))
+                .schema(Some(schema))
+                .build()
+        })
+        .into()
     }
 }
 

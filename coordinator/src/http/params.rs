@@ -15,6 +15,9 @@ use super::problem::Problem;
 pub(crate) struct Params {
     path: String,
     pairs: Vec<(String, String)>,
+    /// What the handler has declared, to find out in tests when it reads anything else.
+    #[cfg(debug_assertions)]
+    declared: Option<std::collections::BTreeSet<String>>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Params {
@@ -22,7 +25,10 @@ impl<S: Sync> FromRequestParts<S> for Params {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let uri = parts.extensions.get::<axum::extract::OriginalUri>().map_or(&parts.uri, |original| &original.0);
-        Ok(Self::parse(uri.path(), uri.query().unwrap_or_default()))
+        let params = Self::parse(uri.path(), uri.query().unwrap_or_default());
+        #[cfg(debug_assertions)]
+        let params = params.declared(parts);
+        Ok(params)
     }
 }
 
@@ -36,7 +42,22 @@ impl Params {
                 (decode(name), decode(value))
             })
             .collect();
-        Self { path: path.to_owned(), pairs }
+        Self {
+            path: path.to_owned(),
+            pairs,
+            #[cfg(debug_assertions)]
+            declared: None,
+        }
+    }
+
+    #[cfg(debug_assertions)]
+    fn declared(self, parts: &Parts) -> Self {
+        let declared = parts
+            .extensions
+            .get::<std::sync::Arc<super::openapi::Document>>()
+            .zip(parts.extensions.get::<axum::extract::MatchedPath>())
+            .and_then(|(document, path)| document.query(parts.method.as_str(), path.as_str()));
+        Self { declared: declared.cloned(), ..self }
     }
 
     /// The path that was asked for, from the host's root.
@@ -96,6 +117,12 @@ impl Params {
     }
 
     fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
+        #[cfg(debug_assertions)]
+        debug_assert!(
+            self.declared.as_ref().is_none_or(|declared| declared.contains(name)),
+            "the query argument `{name}` of `{}` is read but not declared",
+            self.path
+        );
         self.pairs.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use axum::routing::{get, put};
-use axum::{Json, Router};
+use axum::Json;
 use twinmesh_protocol::certificate::verify_certificate;
 use twinmesh_protocol::id::{CollaborationId, EventSequence, NodeId};
 use twinmesh_protocol::key::PublicKey;
 use twinmesh_protocol::wire::{EventKind, NewPeer, OverlayInfo, Page, PageLinks, PeerRecord};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
 use super::body::Body;
@@ -27,11 +28,17 @@ const MAX_ADDRESS_CHARS: usize = 256;
 /// How long a node that was removed may keep its place at the meeting point.
 const ADMIT_EVERY: Duration = Duration::from_secs(30);
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new().route("/node/{id}/peer", put(publish)).route("/peer", get(list)).route("/overlay", get(overlay))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(publish)).routes(routes!(list)).routes(routes!(overlay))
 }
 
 /// Takes a node's word for how it is reached, with its organization's word for its key.
+#[utoipa::path(
+    put, path = "/node/{id}/peer", tag = "overlay",
+    request_body = NewPeer,
+    responses((status = 200, body = PeerRecord)),
+    security(("node" = [])),
+)]
 #[tracing::instrument(name = "http.peer.publish", skip_all, fields(node.id = %node))]
 async fn publish(
     mut caller: Caller,
@@ -110,6 +117,12 @@ pub(crate) fn keep_admitted(state: &AppState) {
 }
 
 /// Lists how the nodes of a collaboration are reached.
+#[utoipa::path(
+    get, path = "/peer", tag = "overlay",
+    params(("collaboration_id" = CollaborationId, Query, description = "The collaboration")),
+    responses((status = 200, body = Page<PeerRecord>)),
+    security(("user" = []), ("node" = [])),
+)]
 async fn list(mut caller: Caller, params: Params) -> Result<Json<Page<PeerRecord>>, Problem> {
     let id = params
         .get::<CollaborationId>("collaboration_id")?
@@ -120,6 +133,7 @@ async fn list(mut caller: Caller, params: Params) -> Result<Json<Page<PeerRecord
 }
 
 /// Tells where the overlay's meeting point is.
+#[utoipa::path(get, path = "/overlay", tag = "overlay", responses((status = 200, body = OverlayInfo)))]
 async fn overlay(caller: Caller) -> Json<OverlayInfo> {
     Json(OverlayInfo { relay: caller.state.relay().map(crate::relay::Relay::info) })
 }

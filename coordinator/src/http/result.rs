@@ -1,10 +1,11 @@
 //! Results: a view on runs (contract A.6).
 
+use axum::Json;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use twinmesh_protocol::id::RunId;
 use twinmesh_protocol::wire::RunResult;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
 use super::caller::Caller;
@@ -15,11 +16,12 @@ use crate::authz::action::ViewRun;
 use crate::store;
 use crate::store::run::ResultRecord;
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new().route("/result", get(list::results)).route("/result/{id}", get(fetch))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list::results)).routes(routes!(fetch))
 }
 
 /// The result of one run.
+#[utoipa::path(get, path = "/result/{id}", tag = "result", responses((status = 200, body = RunResult)))]
 async fn fetch(mut caller: Caller, Id(id): Id<RunId>) -> Result<Response, Problem> {
     let place = run::find(&mut caller, id).await?;
     caller.permit::<ViewRun>(place.id, &run::target(&place))?;

@@ -2,19 +2,22 @@
 
 use std::collections::BTreeSet;
 
+use axum::Json;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use twinmesh_protocol::id::{CollaborationId, OrganizationId, RoleId, RuleId, UserId};
-use twinmesh_protocol::wire::{NewRole, Role, Rule};
+use twinmesh_protocol::wire::{NewRole, Page, Role, Rule};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
+use super::answer::Message;
 use super::body::{Body, check_length, check_name};
 use super::caller::Caller;
+use super::openapi::sortable;
 use super::page::PageRequest;
 use super::params::Params;
 use super::path::Id;
@@ -35,12 +38,12 @@ const COLUMNS: Columns = Columns {
     owner: Some("role.id IN (SELECT role_id FROM user_role WHERE user_id = ?)"),
 };
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/role", get(list).post(create))
-        .route("/role/{id}", get(fetch).patch(update).delete(remove))
-        .route("/role/{id}/rule", get(rules))
-        .route("/role/{id}/rule/{rule_id}", post(rule_add).delete(rule_remove))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(fetch, update, remove))
+        .routes(routes!(rules))
+        .routes(routes!(rule_add, rule_remove))
 }
 
 /// The wire's form.
@@ -65,6 +68,23 @@ async fn target(caller: &mut Caller, record: &RoleRecord) -> Result<Target, Prob
     Ok(Target { role: Some(record.id), built_in: record.is_default, ..target })
 }
 
+/// Lists roles.
+#[utoipa::path(
+    get, path = "/role", tag = "role",
+    params(
+        PageRequest,
+        ("name" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("description" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("organization_id" = Option<Vec<OrganizationId>>, Query, description = "Those of this organization; may be repeated"),
+        ("include_root" = Option<bool>, Query, description = "With `organization_id`: the built-in roles too"),
+        ("collaboration_id" = Option<CollaborationId>, Query, description = "Those of this collaboration's organizations"),
+        ("rule_id" = Option<RuleId>, Query, description = "Those with this rule"),
+        ("user_id" = Option<UserId>, Query, description = "Those of this user"),
+    ),
+    responses((status = 200, body = Page<Role>)),
+    security(("user" = [])),
+    extensions(("x-sort" = json!(sortable(store::SORTABLE)))),
+)]
 async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let page = PageRequest::read(&params, store::SORTABLE)?;
     // Everybody sees their own roles; the rules decide what else.
@@ -132,6 +152,12 @@ pub(crate) async fn check_visible(caller: &mut Caller, record: &RoleRecord) -> R
     Ok(())
 }
 
+/// One role.
+#[utoipa::path(
+    get, path = "/role/{id}", tag = "role",
+    responses((status = 200, body = Role)),
+    security(("user" = [])),
+)]
 async fn fetch(mut caller: Caller, Id(id): Id<RoleId>) -> Result<Json<Role>, Problem> {
     let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
@@ -139,6 +165,13 @@ async fn fetch(mut caller: Caller, Id(id): Id<RoleId>) -> Result<Json<Role>, Pro
     Ok(Json(role(&caller.state, record)))
 }
 
+/// Makes a role of an organization. It may have no rule that the caller does not hold.
+#[utoipa::path(
+    post, path = "/role", tag = "role",
+    request_body = NewRole,
+    responses((status = 201, body = Role)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.role.create", skip_all)]
 async fn create(mut caller: Caller, Body(new): Body<NewRole>) -> Result<(StatusCode, Json<Role>), Problem> {
     let organization = new.organization_id.unwrap_or(caller.actor.organization);
@@ -160,7 +193,8 @@ async fn create(mut caller: Caller, Body(new): Body<NewRole>) -> Result<(StatusC
 }
 
 /// The body of PATCH; null is as good as absent (contract F.1-7).
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = RoleChange)]
 #[serde(deny_unknown_fields)]
 struct Change {
     #[serde(default)]
@@ -171,6 +205,13 @@ struct Change {
     rules: Option<Vec<RuleId>>,
 }
 
+/// Changes a role.
+#[utoipa::path(
+    patch, path = "/role/{id}", tag = "role",
+    request_body = Change,
+    responses((status = 200, body = Role)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.role.update", skip_all, fields(role.id = %id))]
 async fn update(mut caller: Caller, Id(id): Id<RoleId>, Body(change): Body<Change>) -> Result<Json<Role>, Problem> {
     let (record, organization) = find_custom(&mut caller, id).await?;
@@ -188,8 +229,15 @@ async fn update(mut caller: Caller, Id(id): Id<RoleId>, Body(change): Body<Chang
     answer(caller, id).await
 }
 
+/// Deletes a role.
+#[utoipa::path(
+    delete, path = "/role/{id}", tag = "role",
+    params(("delete_dependents" = Option<bool>, Query, description = "Whether to delete what depends on it too")),
+    responses((status = 200, body = Message)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.role.delete", skip_all, fields(role.id = %id))]
-async fn remove(mut caller: Caller, params: Params, Id(id): Id<RoleId>) -> Result<Json<Value>, Problem> {
+async fn remove(mut caller: Caller, params: Params, Id(id): Id<RoleId>) -> Result<Json<Message>, Problem> {
     let (record, _) = find_custom(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
     let permit = caller.permit::<DeleteRole>(id, &target)?;
@@ -200,9 +248,15 @@ async fn remove(mut caller: Caller, params: Params, Id(id): Id<RoleId>) -> Resul
     store::role_delete(&mut caller.tx, permit, taken).await?;
     caller.commit().await?;
     tracing::info!(role.id = %id, "role `{}` deleted", record.name);
-    Ok(Json(json!({"msg": "Role removed from the database."})))
+    Ok(Message::new("Role removed from the database."))
 }
 
+/// A role's rules.
+#[utoipa::path(
+    get, path = "/role/{id}/rule", tag = "role",
+    responses((status = 200, body = Vec<Rule>)),
+    security(("user" = [])),
+)]
 async fn rules(mut caller: Caller, Id(id): Id<RoleId>) -> Result<Json<Vec<Rule>>, Problem> {
     let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
@@ -210,6 +264,12 @@ async fn rules(mut caller: Caller, Id(id): Id<RoleId>) -> Result<Json<Vec<Rule>>
     Ok(Json(record.rules.iter().map(|rule| super::rule::rule(&caller.state, rule)).collect()))
 }
 
+/// Gives a role a rule.
+#[utoipa::path(
+    post, path = "/role/{id}/rule/{rule_id}", tag = "role",
+    responses((status = 201, body = Vec<Rule>)),
+    security(("user" = [])),
+)]
 async fn rule_add(
     caller: Caller,
     Path((id, rule)): Path<(String, String)>,
@@ -217,6 +277,12 @@ async fn rule_add(
     Ok((StatusCode::CREATED, change_rule(caller, &id, &rule, true).await?))
 }
 
+/// Takes a rule from a role.
+#[utoipa::path(
+    delete, path = "/role/{id}/rule/{rule_id}", tag = "role",
+    responses((status = 200, body = Vec<Rule>)),
+    security(("user" = [])),
+)]
 async fn rule_remove(caller: Caller, Path((id, rule)): Path<(String, String)>) -> Result<Json<Vec<Rule>>, Problem> {
     change_rule(caller, &id, &rule, false).await
 }

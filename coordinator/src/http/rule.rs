@@ -2,14 +2,16 @@
 
 use std::cmp::Ordering;
 
+use axum::Json;
 use axum::response::Response;
-use axum::routing::get;
-use axum::{Json, Router};
 use twinmesh_protocol::id::{RoleId, RuleId, UserId};
-use twinmesh_protocol::wire::Rule;
+use twinmesh_protocol::wire::{Page, Rule};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
 use super::caller::Caller;
+use super::openapi::sortable;
 use super::page::{Direction, PageRequest};
 use super::params::Params;
 use super::path::Id;
@@ -19,8 +21,8 @@ use crate::authz::rule::{self, RULES};
 const SORTABLE: &[(&str, &str)] =
     &[("id", "id"), ("name", "name"), ("operation", "operation"), ("scope", "scope"), ("description", "description")];
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new().route("/rule", get(list)).route("/rule/{id}", get(fetch))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(fetch))
 }
 
 /// The wire's form.
@@ -35,6 +37,22 @@ pub(crate) fn rule(state: &AppState, rule: &rule::Rule) -> Rule {
     }
 }
 
+/// Lists rules.
+#[utoipa::path(
+    get, path = "/rule", tag = "rule",
+    params(
+        PageRequest,
+        ("no_pagination" = Option<i64>, Query, description = "1: everything on one page"),
+        ("name" = Option<String>, Query, description = "About this kind of resource"),
+        ("operation" = Option<String>, Query, description = "With this operation"),
+        ("scope" = Option<String>, Query, description = "In this scope"),
+        ("role_id" = Option<RoleId>, Query, description = "Those of this role"),
+        ("user_id" = Option<UserId>, Query, description = "Those that this user has besides roles"),
+    ),
+    responses((status = 200, body = Page<Rule>)),
+    security(("user" = [])),
+    extensions(("x-sort" = json!(sortable(SORTABLE)))),
+)]
 async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     if caller.actor.user().is_none() {
         return Err(Problem::permission());
@@ -94,6 +112,12 @@ fn compare(a: &rule::Rule, b: &rule::Rule, sort: &[(String, Direction)]) -> Orde
     a.id.cmp(&b.id)
 }
 
+/// One rule.
+#[utoipa::path(
+    get, path = "/rule/{id}", tag = "rule",
+    responses((status = 200, body = Rule)),
+    security(("user" = [])),
+)]
 async fn fetch(caller: Caller, Id(id): Id<RuleId>) -> Result<Json<Rule>, Problem> {
     if caller.actor.user().is_none() {
         return Err(Problem::permission());

@@ -2,12 +2,13 @@
 
 pub(crate) mod list;
 
+use axum::Json;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use twinmesh_protocol::id::RunId;
 use twinmesh_protocol::payload::{PayloadForm, classify};
 use twinmesh_protocol::wire::{One, Run, RunPatch, RunResultLink, Task};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
 use super::body::Body;
@@ -21,11 +22,16 @@ use crate::ledger::run::{IllegalTransition, Report};
 use crate::store;
 use crate::store::run::{RunPlace, RunRecord};
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new().route("/run", get(list::runs)).route("/run/{id}", get(fetch).patch(report))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list::runs)).routes(routes!(fetch, report))
 }
 
 /// One run.
+#[utoipa::path(
+    get, path = "/run/{id}", tag = "run",
+    params(("include" = Option<String>, Query, description = "`task`: the task in place of its link")),
+    responses((status = 200, body = Run)),
+)]
 async fn fetch(mut caller: Caller, params: Params, Id(id): Id<RunId>) -> Result<Response, Problem> {
     let place = find(&mut caller, id).await?;
     caller.permit::<ViewRun>(place.id, &target(&place))?;
@@ -36,6 +42,12 @@ async fn fetch(mut caller: Caller, params: Params, Id(id): Id<RunId>) -> Result<
 }
 
 /// Takes a node's word for what became of its run.
+#[utoipa::path(
+    patch, path = "/run/{id}", tag = "run",
+    request_body = RunPatch,
+    responses((status = 200, body = Run)),
+    security(("node" = [])),
+)]
 #[tracing::instrument(name = "http.run.report", skip_all, fields(run.id = %id))]
 async fn report(visitor: Visitor, Id(id): Id<RunId>, Body(patch): Body<RunPatch>) -> Result<Response, Problem> {
     // A result may be long in coming; nobody waits for it.

@@ -2,19 +2,22 @@
 
 use std::collections::BTreeSet;
 
+use axum::Json;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use twinmesh_protocol::id::{CollaborationId, OrganizationId, StudyId};
-use twinmesh_protocol::wire::{Many, NewStudy, Organization, Study};
+use twinmesh_protocol::wire::{Many, NewStudy, Organization, Page, Study};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
+use super::answer::Message;
 use super::body::{Body, IdBody, check_name};
 use super::caller::Caller;
 use super::collaboration::read_organizations;
+use super::openapi::sortable;
 use super::page::PageRequest;
 use super::params::Params;
 use super::path::Id;
@@ -29,11 +32,11 @@ use crate::store::study::{self as store, StudyRecord};
 const MEMBER: &str = "study.id IN (SELECT study_id FROM study_organization WHERE organization_id = ?)";
 const COLUMNS: Columns = Columns { organization: MEMBER, collaboration: "study.collaboration_id {in}", owner: None };
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/study", get(list).post(create))
-        .route("/study/{id}", get(fetch).patch(update).delete(remove))
-        .route("/study/{id}/organization", post(member_add).delete(member_remove))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(fetch, update, remove))
+        .routes(routes!(member_add, member_remove))
 }
 
 /// The wire's form.
@@ -61,6 +64,19 @@ async fn nested(caller: &mut Caller, record: StudyRecord) -> Result<Study, Probl
     Ok(study(&caller.state, record, Some(members)))
 }
 
+/// Lists studies.
+#[utoipa::path(
+    get, path = "/study", tag = "study",
+    params(
+        PageRequest,
+        ("name" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("organization_id" = Option<OrganizationId>, Query, description = "Those in which this organization takes part"),
+        ("collaboration_id" = Option<CollaborationId>, Query, description = "Those of this collaboration"),
+        ("include" = Option<String>, Query, description = "`organizations`: the organizations in place of their link"),
+    ),
+    responses((status = 200, body = Page<Study>)),
+    extensions(("x-sort" = json!(sortable(store::SORTABLE)))),
+)]
 async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let page = PageRequest::read(&params, store::SORTABLE)?;
     let reach = caller.reach::<ViewStudy>()?;
@@ -90,6 +106,14 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     Ok(page.answer(&params, data, total))
 }
 
+/// One study.
+#[utoipa::path(
+    get, path = "/study/{id}", tag = "study",
+    params(
+        ("include" = Option<String>, Query, description = "`organizations`: the organizations in place of their link"),
+    ),
+    responses((status = 200, body = Study)),
+)]
 async fn fetch(mut caller: Caller, params: Params, Id(id): Id<StudyId>) -> Result<Json<Study>, Problem> {
     let record = find(&mut caller, id).await?;
     caller.permit::<ViewStudy>(id, &target(&record))?;
@@ -99,6 +123,13 @@ async fn fetch(mut caller: Caller, params: Params, Id(id): Id<StudyId>) -> Resul
     Ok(Json(study(&caller.state, record, None)))
 }
 
+/// Makes a study.
+#[utoipa::path(
+    post, path = "/study", tag = "study",
+    request_body = NewStudy,
+    responses((status = 201, body = Study)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.study.create", skip_all)]
 async fn create(mut caller: Caller, Body(new): Body<NewStudy>) -> Result<(StatusCode, Json<Study>), Problem> {
     let collaboration = new.collaboration_id;
@@ -117,7 +148,8 @@ async fn create(mut caller: Caller, Body(new): Body<NewStudy>) -> Result<(Status
 }
 
 /// The body of PATCH.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = StudyChange)]
 #[serde(deny_unknown_fields)]
 struct Change {
     #[serde(default)]
@@ -126,6 +158,13 @@ struct Change {
     organization_ids: Option<Vec<OrganizationId>>,
 }
 
+/// Changes a study.
+#[utoipa::path(
+    patch, path = "/study/{id}", tag = "study",
+    request_body = Change,
+    responses((status = 200, body = Study)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.study.update", skip_all, fields(study.id = %id))]
 async fn update(mut caller: Caller, Id(id): Id<StudyId>, Body(change): Body<Change>) -> Result<Json<Study>, Problem> {
     let record = find(&mut caller, id).await?;
@@ -145,8 +184,15 @@ async fn update(mut caller: Caller, Id(id): Id<StudyId>, Body(change): Body<Chan
     Ok(Json(answer))
 }
 
+/// Deletes a study.
+#[utoipa::path(
+    delete, path = "/study/{id}", tag = "study",
+    params(("delete_dependents" = Option<bool>, Query, description = "Whether to delete what depends on it too")),
+    responses((status = 200, body = Message)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.study.delete", skip_all, fields(study.id = %id))]
-async fn remove(mut caller: Caller, params: Params, Id(id): Id<StudyId>) -> Result<Json<Value>, Problem> {
+async fn remove(mut caller: Caller, params: Params, Id(id): Id<StudyId>) -> Result<Json<Message>, Problem> {
     let record = find(&mut caller, id).await?;
     let permit = caller.permit::<DeleteStudy>(id, &target(&record))?;
     let dependents = store::study_dependents(caller.tx.conn(), id).await?;
@@ -154,9 +200,16 @@ async fn remove(mut caller: Caller, params: Params, Id(id): Id<StudyId>) -> Resu
     store::study_delete(&mut caller.tx, permit, caller.now).await?;
     caller.commit().await?;
     tracing::info!(study.id = %id, "study `{}` deleted", record.name);
-    Ok(Json(json!({"msg": format!("Study id={id} deleted successfully")})))
+    Ok(Message::new(format!("Study id={id} deleted successfully")))
 }
 
+/// Takes an organization of the collaboration in.
+#[utoipa::path(
+    post, path = "/study/{id}/organization", tag = "study",
+    request_body = IdBody,
+    responses((status = 200, body = Vec<Organization>)),
+    security(("user" = [])),
+)]
 async fn member_add(
     caller: Caller,
     Id(id): Id<StudyId>,
@@ -165,6 +218,13 @@ async fn member_add(
     change_members(caller, id, OrganizationId::new(body.id), true).await
 }
 
+/// Takes an organization out.
+#[utoipa::path(
+    delete, path = "/study/{id}/organization", tag = "study",
+    request_body = IdBody,
+    responses((status = 200, body = Vec<Organization>)),
+    security(("user" = [])),
+)]
 async fn member_remove(
     caller: Caller,
     Id(id): Id<StudyId>,

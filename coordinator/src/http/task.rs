@@ -4,17 +4,18 @@ pub(crate) mod list;
 mod status;
 pub(crate) mod view;
 
+use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
-use serde_json::json;
 use twinmesh_protocol::id::{OrganizationId, TaskId};
 use twinmesh_protocol::manifest::SignedManifest;
-use twinmesh_protocol::wire::{NewTask, TaskDatabase};
+use twinmesh_protocol::wire::{NewTask, Task, TaskDatabase};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 pub(crate) use self::list::scope as list_scope;
 use super::AppState;
+use super::answer::Message;
 use super::body::Body;
 use super::caller::{Caller, Visitor};
 use super::params::Params;
@@ -31,14 +32,21 @@ use crate::store::task::{Opener, TaskRecord};
 /// The longest key a caller may choose for a request, in characters.
 const MAX_KEY_CHARS: usize = 255;
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/task", get(list::list).post(create))
-        .route("/task/{id}", get(fetch).delete(delete))
-        .route("/task/{id}/status", get(status::status))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list::list, create))
+        .routes(routes!(fetch, delete))
+        .routes(routes!(status::status))
 }
 
 /// Opens a task.
+#[utoipa::path(
+    post, path = "/task", tag = "task",
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 255, description = "Repeating a request under the same key makes nothing new")),
+    request_body = NewTask,
+    responses((status = 200, description = "The task that this request has made before", body = Task), (status = 201, body = Task), (status = 403, description = "The algorithm store is not for this collaboration"), (status = 409, description = "The same key or manifest with other content")),
+    security(("user" = []), ("container" = [])),
+)]
 #[tracing::instrument(name = "http.task.create", skip_all)]
 async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTask>) -> Result<Response, Problem> {
     let key = idempotency_key(&headers)?;
@@ -78,6 +86,13 @@ async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTas
 }
 
 /// One task.
+#[utoipa::path(
+    get, path = "/task/{id}", tag = "task",
+    params(
+        ("include" = Option<String>, Query, description = "`runs`, `results` or both: these in place of their links"),
+    ),
+    responses((status = 200, body = Task)),
+)]
 async fn fetch(mut caller: Caller, params: Params, Id(id): Id<TaskId>) -> Result<Response, Problem> {
     let record = find(&mut caller, id).await?;
     caller.permit::<ViewTask>(record.id, &target(&record))?;
@@ -92,17 +107,19 @@ async fn fetch(mut caller: Caller, params: Params, Id(id): Id<TaskId>) -> Result
 }
 
 /// Removes a task and everything below it; what still runs is killed first.
+#[utoipa::path(
+    delete, path = "/task/{id}", tag = "task",
+    responses((status = 200, body = Message)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.task.delete", skip_all, fields(task.id = %id))]
-async fn delete(mut caller: Caller, Id(id): Id<TaskId>) -> Result<Response, Problem> {
+async fn delete(mut caller: Caller, Id(id): Id<TaskId>) -> Result<Json<Message>, Problem> {
     let record = find(&mut caller, id).await?;
     let permit = caller.permit::<DeleteTask>(record.id, &target(&record))?;
     store::task::task_remove(&mut caller.tx, permit, caller.now).await?;
     caller.commit().await?;
     tracing::info!(task.id = %record.id, "task deleted");
-    Ok(Json(
-        json!({ "msg": format!("task id={} and its algorithm run data have been successfully deleted", record.id) }),
-    )
-    .into_response())
+    Ok(Message::new(format!("task id={} and its algorithm run data have been successfully deleted", record.id)))
 }
 
 /// What decides who may see a task: who initiated it, where, and for whom.

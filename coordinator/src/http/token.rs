@@ -1,14 +1,16 @@
 //! `/token`: logging in and staying so (contract A.2). Tokens of containers are in [`super::container`].
 
+use axum::Json;
 use axum::http::{HeaderName, HeaderValue, request};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use twinmesh_protocol::id::{NodeId, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use twinmesh_protocol::id::{NodeId, OrganizationId, UserId};
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::TokenPair;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::AppState;
@@ -21,17 +23,17 @@ use crate::config::Secret;
 use crate::store::token::{Redeemed, refresh_insert, refresh_redeem};
 use crate::store::{self, Tx};
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/token/user", post(log_in_user))
-        .route("/token/node", post(log_in_node))
-        .route("/token/refresh", post(refresh))
-        .route("/token/user/validate", post(validate_user))
-        .route("/token/node/validate", post(validate_node))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(log_in_user))
+        .routes(routes!(log_in_node))
+        .routes(routes!(refresh))
+        .routes(routes!(validate_user))
+        .routes(routes!(validate_node))
 }
 
 /// The body of `POST /token/user`. A code is taken as text or number.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct UserLogIn {
     username: String,
@@ -41,6 +43,12 @@ struct UserLogIn {
 }
 
 /// Logs a user in. Whatever is wrong, the answer and the work are the same.
+#[utoipa::path(
+    post, path = "/token/user", tag = "token",
+    request_body = UserLogIn,
+    responses((status = 200, body = TokenPair)),
+    security(()),
+)]
 #[tracing::instrument(name = "http.token.user", skip_all)]
 async fn log_in_user(
     axum::extract::State(state): axum::extract::State<AppState>,
@@ -91,12 +99,19 @@ pub(crate) async fn count_attempt(state: &AppState, id: UserId, right: bool, now
 }
 
 /// The body of `POST /token/node`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NodeLogIn {
     api_key: Secret,
 }
 
+/// Logs a node in.
+#[utoipa::path(
+    post, path = "/token/node", tag = "token",
+    request_body = NodeLogIn,
+    responses((status = 200, body = TokenPair)),
+    security(()),
+)]
 #[tracing::instrument(name = "http.token.node", skip_all)]
 async fn log_in_node(
     axum::extract::State(state): axum::extract::State<AppState>,
@@ -116,6 +131,11 @@ async fn log_in_node(
 }
 
 /// Turns a refresh token into a new pair. Each is good once; a second use ends everything that came of its log-in.
+#[utoipa::path(
+    post, path = "/token/refresh", tag = "token",
+    responses((status = 200, body = TokenPair)),
+    security(("refresh" = [])),
+)]
 #[tracing::instrument(name = "http.token.refresh", skip_all)]
 async fn refresh(
     axum::extract::State(state): axum::extract::State<AppState>,
@@ -180,21 +200,62 @@ async fn issue(
     Ok(response)
 }
 
-/// Tells an algorithm store whose token it was shown.
-async fn validate_user(mut caller: Caller) -> Result<Json<Value>, Problem> {
-    let Some(id) = caller.actor.user() else { return Err(Problem::permission()) };
-    let record = store::user::user_fetch(caller.tx.conn(), id).await?.ok_or_else(Problem::permission)?;
-    Ok(Json(json!({
-        "msg": "Token is valid", "user_id": id, "username": record.details.username,
-        "email": record.details.email, "organization_id": record.organization,
-    })))
+const TOKEN_IS_VALID: &str = "Token is valid";
+
+/// Whose token it is.
+#[derive(Debug, Serialize, ToSchema)]
+struct ValidUser {
+    /// That it is valid.
+    msg: &'static str,
+    /// Who.
+    user_id: UserId,
+    /// The log-in name.
+    username: String,
+    /// Mail address.
+    email: Option<String>,
+    /// The user's organization.
+    organization_id: OrganizationId,
 }
 
 /// Tells an algorithm store whose token it was shown.
-async fn validate_node(mut caller: Caller) -> Result<Json<Value>, Problem> {
+#[utoipa::path(
+    post, path = "/token/user/validate", tag = "token",
+    responses((status = 200, body = ValidUser)),
+    security(("user" = [])),
+)]
+async fn validate_user(mut caller: Caller) -> Result<Json<ValidUser>, Problem> {
+    let Some(id) = caller.actor.user() else { return Err(Problem::permission()) };
+    let record = store::user::user_fetch(caller.tx.conn(), id).await?.ok_or_else(Problem::permission)?;
+    Ok(Json(ValidUser {
+        msg: TOKEN_IS_VALID,
+        user_id: id,
+        username: record.details.username,
+        email: record.details.email,
+        organization_id: record.organization,
+    }))
+}
+
+/// Whose token it is.
+#[derive(Debug, Serialize, ToSchema)]
+struct ValidNode {
+    /// That it is valid.
+    msg: &'static str,
+    /// Which.
+    node_id: NodeId,
+    /// Its name.
+    name: String,
+    /// Its organization.
+    organization_id: OrganizationId,
+}
+
+/// Tells an algorithm store whose token it was shown.
+#[utoipa::path(
+    post, path = "/token/node/validate", tag = "token",
+    responses((status = 200, body = ValidNode)),
+    security(("node" = [])),
+)]
+async fn validate_node(mut caller: Caller) -> Result<Json<ValidNode>, Problem> {
     let id: NodeId = caller.actor.node().ok_or_else(Problem::permission)?;
     let record = store::node::node_fetch(caller.tx.conn(), id).await?.ok_or_else(Problem::permission)?;
-    Ok(Json(json!({
-        "msg": "Token is valid", "node_id": id, "name": record.name, "organization_id": record.organization,
-    })))
+    Ok(Json(ValidNode { msg: TOKEN_IS_VALID, node_id: id, name: record.name, organization_id: record.organization }))
 }

@@ -2,18 +2,23 @@
 
 use std::collections::BTreeSet;
 
+use axum::Json;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{get, patch};
-use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use twinmesh_protocol::id::{CollaborationId, OrganizationId, RoleId, RuleId, UserId};
-use twinmesh_protocol::wire::{NewUser, User};
+use twinmesh_protocol::time::Time;
+use twinmesh_protocol::wire::{NewUser, Page, User};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
+use super::answer::Message;
 use super::body::{Body, check_length};
 use super::caller::{Caller, Visitor};
+use super::openapi::sortable;
 use super::page::PageRequest;
 use super::params::Params;
 use super::path::Id;
@@ -36,11 +41,11 @@ const COLUMNS: Columns = Columns {
     owner: Some("user_account.id = ?"),
 };
 
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/user", get(list).post(create))
-        .route("/user/{id}", get(fetch).patch(update).delete(remove))
-        .route("/password/change", patch(change_password))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(fetch, update, remove))
+        .routes(routes!(change_password))
 }
 
 /// The wire's form.
@@ -71,6 +76,26 @@ async fn target(caller: &mut Caller, record: &UserRecord) -> Result<Target, Prob
     Ok(scope::organization_target(caller, record.organization).await?.owned_by(Some(record.id)))
 }
 
+/// Lists users.
+#[utoipa::path(
+    get, path = "/user", tag = "user",
+    params(
+        PageRequest,
+        ("username" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("firstname" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("lastname" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("email" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("organization_id" = Option<OrganizationId>, Query, description = "Those of this organization"),
+        ("collaboration_id" = Option<CollaborationId>, Query, description = "Those of this collaboration"),
+        ("role_id" = Option<RoleId>, Query, description = "Those with this role"),
+        ("rule_id" = Option<RuleId>, Query, description = "Those with this rule of their own"),
+        ("last_seen_from" = Option<Time>, Query, description = "Last seen at this instant or later"),
+        ("last_seen_till" = Option<Time>, Query, description = "Last seen at this instant or earlier"),
+    ),
+    responses((status = 200, body = Page<User>)),
+    security(("user" = [])),
+    extensions(("x-sort" = json!(sortable(store::SORTABLE)))),
+)]
 async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let page = PageRequest::read(&params, store::SORTABLE)?;
     let reach = caller.reach::<ViewUser>()?;
@@ -111,6 +136,13 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     Ok(page.answer(&params, data, total))
 }
 
+/// One user.
+#[utoipa::path(
+    get, path = "/user/{id}", tag = "user",
+    params(("include_permissions" = Option<bool>, Query, description = "Whether to tell what the user may do")),
+    responses((status = 200, body = User)),
+    security(("user" = [])),
+)]
 async fn fetch(mut caller: Caller, params: Params, Id(id): Id<UserId>) -> Result<Json<User>, Problem> {
     let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
@@ -134,6 +166,13 @@ async fn organizations_in_collaborations(
     Ok(members.await?.into_values().flatten().collect())
 }
 
+/// Makes a user.
+#[utoipa::path(
+    post, path = "/user", tag = "user",
+    request_body = NewUser,
+    responses((status = 201, body = User)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.user.create", skip_all)]
 async fn create(visitor: Visitor, Body(new): Body<NewUser>) -> Result<(StatusCode, Json<User>), Problem> {
     // Asked before the hash, so that nobody makes us work who may not, and again when it is written.
@@ -176,7 +215,8 @@ async fn create(visitor: Visitor, Body(new): Body<NewUser>) -> Result<(StatusCod
 }
 
 /// The body of PATCH. An organization cannot be changed and is ignored; a password has an endpoint of its own.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = UserChange)]
 #[serde(deny_unknown_fields)]
 struct Change {
     #[serde(default)]
@@ -197,6 +237,13 @@ struct Change {
     password: Option<Secret>,
 }
 
+/// Changes a user.
+#[utoipa::path(
+    patch, path = "/user/{id}", tag = "user",
+    request_body = Change,
+    responses((status = 200, body = User)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.user.update", skip_all, fields(user.id = %id))]
 async fn update(mut caller: Caller, Id(id): Id<UserId>, Body(change): Body<Change>) -> Result<Json<User>, Problem> {
     let record = find(&mut caller, id).await?;
@@ -253,8 +300,15 @@ async fn update(mut caller: Caller, Id(id): Id<UserId>, Body(change): Body<Chang
     Ok(Json(answer))
 }
 
+/// Deletes a user.
+#[utoipa::path(
+    delete, path = "/user/{id}", tag = "user",
+    params(("delete_dependents" = Option<bool>, Query, description = "Whether to delete what depends on it too")),
+    responses((status = 200, body = Message)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.user.delete", skip_all, fields(user.id = %id))]
-async fn remove(mut caller: Caller, params: Params, Id(id): Id<UserId>) -> Result<Json<Value>, Problem> {
+async fn remove(mut caller: Caller, params: Params, Id(id): Id<UserId>) -> Result<Json<Message>, Problem> {
     let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
     let permit = caller.permit::<DeleteUser>(id, &target)?;
@@ -263,19 +317,26 @@ async fn remove(mut caller: Caller, params: Params, Id(id): Id<UserId>) -> Resul
     store::user_delete(&mut caller.tx, permit, caller.now).await?;
     caller.commit().await?;
     tracing::info!(user.id = %id, "user deleted");
-    Ok(Json(json!({"msg": format!("User id={id} is removed from the database")})))
+    Ok(Message::new(format!("User id={id} is removed from the database")))
 }
 
 /// The body of `PATCH /password/change`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct PasswordChange {
     current_password: Secret,
     new_password: Secret,
 }
 
+/// Changes the caller's own password.
+#[utoipa::path(
+    patch, path = "/password/change", tag = "user",
+    request_body = PasswordChange,
+    responses((status = 200, body = Message)),
+    security(("user" = [])),
+)]
 #[tracing::instrument(name = "http.user.change_password", skip_all)]
-async fn change_password(visitor: Visitor, Body(change): Body<PasswordChange>) -> Result<Json<Value>, Problem> {
+async fn change_password(visitor: Visitor, Body(change): Body<PasswordChange>) -> Result<Json<Message>, Problem> {
     let mut caller = visitor.begin_read().await?;
     let Some(id) = caller.actor.user() else { return Err(Problem::permission()) };
     caller.permit::<ChangePassword>(id, &Target::anywhere().owned_by(Some(id)))?;
@@ -301,7 +362,7 @@ async fn change_password(visitor: Visitor, Body(change): Body<PasswordChange>) -
     store::password_replace(&mut caller.tx, permit, &hash).await?;
     caller.commit().await?;
     tracing::info!(user.id = %id, "password changed");
-    Ok(Json(json!({"msg": "The password has been changed successfully!"})))
+    Ok(Message::new("The password has been changed successfully!"))
 }
 
 /// Decides about what a user gets: nothing that the caller does not hold, and no role of another organization.

@@ -4,5 +4,6 @@
 
 mod database;
 mod identity;
+mod interface;
 mod ledger;
 mod operation;

@@ -8,6 +8,7 @@ use crate::time::Time;
 
 /// The answer to a log-in or refresh (contract A.2.1). Its `Debug` shows no token.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TokenPair {
     /// Proves who asks, for some hours.
     pub access_token: String,
@@ -31,6 +32,7 @@ impl fmt::Debug for TokenPair {
 
 /// A user (contract A.6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct User {
     /// The user's id.
     pub id: UserId,
@@ -65,11 +67,13 @@ pub struct User {
     pub last_email_recover_password_sent: Option<Time>,
     /// What the user may do, with `include_permissions`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<Object>))]
     pub permissions: Option<serde_json::Value>,
 }
 
 /// The body of `POST /user`. Its `Debug` shows no password.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewUser {
     /// Log-in name: 3 to 128 characters, a letter first.
@@ -103,6 +107,7 @@ impl fmt::Debug for NewUser {
 
 /// A role (contract A.6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Role {
     /// Its id.
     pub id: RoleId,
@@ -122,6 +127,7 @@ pub struct Role {
 
 /// The body of `POST /role`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewRole {
     /// Its name, not that of a built-in role.
@@ -138,6 +144,7 @@ pub struct NewRole {
 
 /// A rule: an operation on a kind of resource in a scope (contract A.4.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Rule {
     /// Its id, 1 to 86.
     pub id: RuleId,

@@ -6,6 +6,7 @@ use crate::time::Time;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// A task was recorded.
@@ -57,6 +58,7 @@ impl EventKind {
 
 /// An entry of the event log, as `GET /event` sends it. A hint to look again, never the truth itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Event {
     /// Its place in the log.
     pub sequence: EventSequence,
@@ -92,8 +94,10 @@ pub struct Event {
 
 /// The first message of an event stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Hello {
     /// The last event before the stream begins.
+    #[cfg_attr(feature = "schema", schema(value_type = u64))]
     pub sequence: EventSequence,
 }
 

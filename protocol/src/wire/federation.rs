@@ -6,6 +6,7 @@ use crate::time::Time;
 
 /// An organization (contract A.6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Organization {
     /// Its id.
     pub id: OrganizationId,
@@ -39,6 +40,7 @@ pub struct Organization {
 
 /// The body of `POST` and `PATCH /organization`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct NewOrganization {
     /// Its name, 1 to 128 characters, not only digits.
@@ -66,6 +68,7 @@ pub struct NewOrganization {
 
 /// A collaboration (contract A.6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Collaboration {
     /// Its id.
     pub id: CollaborationId,
@@ -87,6 +90,7 @@ pub struct Collaboration {
 
 /// The body of `POST /collaboration`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewCollaboration {
     /// Its name.
@@ -99,6 +103,7 @@ pub struct NewCollaboration {
 
 /// A node (contract A.6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Node {
     /// Its id.
     pub id: NodeId,
@@ -127,6 +132,7 @@ pub struct Node {
 
 /// One thing a node tells about itself; several may share a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct NodeConfigEntry {
     /// What it is about.
     pub key: String,
@@ -136,6 +142,7 @@ pub struct NodeConfigEntry {
 
 /// The body of `POST /node`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewNode {
     /// Its collaboration.
@@ -150,6 +157,7 @@ pub struct NewNode {
 
 /// A study: some organizations of a collaboration (contract A.6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Study {
     /// Its id.
     pub id: StudyId,
@@ -165,6 +173,7 @@ pub struct Study {
 
 /// The body of `POST /study`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewStudy {
     /// Its name.

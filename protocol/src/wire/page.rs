@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 /// A reference to one related object (contract A.1.2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Link {
     /// The related object's id.
     pub id: i64,
@@ -13,6 +14,7 @@ pub struct Link {
 
 /// Related objects: the path that lists them, or with `include=` the objects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum Many<T> {
     /// The path with its query, from the host's root.
@@ -23,6 +25,7 @@ pub enum Many<T> {
 
 /// A related object: its link, or with `include=` the object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum One<T> {
     /// The link.
@@ -33,6 +36,7 @@ pub enum One<T> {
 
 /// A page of a list (contract A.1.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Page<T> {
     /// The objects of this page.
     pub data: Vec<T>,
@@ -43,6 +47,7 @@ pub struct Page<T> {
 
 /// Paths with queries from the host's root; absent where there is no such page.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PageLinks {
     /// The first page.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@ use crate::id::{NodeId, OrganizationId};
 
 /// How a node is reached in the overlay: an item of `GET /peer?collaboration_id=`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PeerRecord {
     /// The node.
     pub node_id: NodeId,
@@ -20,6 +21,7 @@ pub struct PeerRecord {
 
 /// The body of `PUT /node/<id>/peer`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewPeer {
     /// The organization's word that the key is this node's.
@@ -30,6 +32,7 @@ pub struct NewPeer {
 
 /// The answer of `GET /overlay`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct OverlayInfo {
     /// The meeting point and relay; null when the coordinator runs none.
     pub relay: Option<RelayInfo>,
@@ -37,6 +40,7 @@ pub struct OverlayInfo {
 
 /// The overlay's meeting point and relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RelayInfo {
     /// Its libp2p identity.
     pub peer_id: String,

@@ -7,6 +7,7 @@ pub type FieldErrors = BTreeMap<String, Vec<String>>;
 
 /// An error's body: a problem document (RFC 9457) that also carries `msg`, which stock clients read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// What happened, in a sentence for people. The contract's text where it gives one.
     #[serde(default)]
@@ -28,5 +29,6 @@ pub struct Problem {
     pub request_id: Option<String>,
     /// What is wrong with which field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<BTreeMap<String, Vec<String>>>))]
     pub errors: Option<FieldErrors>,
 }

@@ -8,6 +8,7 @@ use crate::time::Time;
 
 /// A task: one request (contract A.6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Task {
     /// Its id.
     pub id: TaskId,
@@ -52,6 +53,7 @@ pub struct Task {
 
 /// A database that a task may read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TaskDatabase {
     /// Its label.
     pub label: String,
@@ -61,6 +63,7 @@ pub struct TaskDatabase {
 
 /// The body of `POST /task` (contract A.8.1) with our addition `manifest`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewTask {
     /// Its name.
@@ -95,6 +98,7 @@ pub struct NewTask {
 
 /// An organization that is to run a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewTaskOrganization {
     /// The organization.
@@ -106,6 +110,7 @@ pub struct NewTaskOrganization {
 
 /// A database as asked for in `POST /task`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewTaskDatabase {
     /// Its label.
@@ -121,6 +126,7 @@ pub struct NewTaskDatabase {
     pub preprocessing: Option<Vec<Preprocessing>>,
     /// Further arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<Object>))]
     pub arguments: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -139,17 +145,20 @@ impl From<NewTaskDatabase> for TaskDatabase {
 
 /// A step before the algorithm sees the data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
     /// The function's name.
     pub function: String,
     /// Its parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<Object>))]
     pub parameters: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// The answer of `GET /task/<id>/status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct StatusAnswer {
     /// The task's status.
     pub status: RunStatus,
@@ -157,6 +166,7 @@ pub struct StatusAnswer {
 
 /// A run: a task at one organization (contract A.6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Run {
     /// Its id.
     pub id: RunId,
@@ -179,6 +189,7 @@ pub struct Run {
     /// Who runs it.
     pub organization: Option<Link>,
     /// Its task: the link, or with `include=task` the task.
+    #[cfg_attr(feature = "schema", schema(no_recursion))]
     pub task: Option<One<Task>>,
     /// Where its result is.
     pub results: Option<RunResultLink>,
@@ -190,6 +201,7 @@ pub struct Run {
 
 /// A node as it stands in a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct NodeSummary {
     /// Its id.
     pub id: NodeId,
@@ -203,6 +215,7 @@ pub struct NodeSummary {
 
 /// Where a run's result is; its id is the run's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RunResultLink {
     /// The run's id.
     pub id: RunId,
@@ -214,6 +227,7 @@ pub struct RunResultLink {
 
 /// The result of a run (contract A.6); a view on the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RunResult {
     /// The run's id.
     pub id: RunId,
@@ -231,6 +245,7 @@ pub struct RunResult {
 
 /// The body of `PATCH /run/<id>` (contract A.8.3); only given fields change (F.1-9).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct RunPatch {
     /// The new status.
@@ -252,6 +267,7 @@ pub struct RunPatch {
 
 /// A port that a run exposes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Port {
     /// Its id.
     pub id: PortId,
@@ -263,6 +279,7 @@ pub struct Port {
 
 /// The body of `POST /port`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewPort {
     /// The run that exposes it.
@@ -276,6 +293,7 @@ pub struct NewPort {
 
 /// The answer of `GET /vpn/algorithm/addresses` (contract D.7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct AlgorithmAddresses {
     /// In order of registration.
     pub addresses: Vec<AlgorithmAddress>,
@@ -283,6 +301,7 @@ pub struct AlgorithmAddresses {
 
 /// Where a twin can be dialled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct AlgorithmAddress {
     /// An IPv4 literal; null while the node has none.
     pub ip: Option<String>,
@@ -300,6 +319,7 @@ pub struct AlgorithmAddress {
 
 /// The body of `POST /token/container`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ContainerTokenRequest {
     /// The task.
@@ -310,6 +330,7 @@ pub struct ContainerTokenRequest {
 
 /// The answer of `POST /token/container`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ContainerToken {
     /// Proves which run asks; dies with the run.
     pub container_token: String,

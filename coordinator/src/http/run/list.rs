@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use axum::response::Response;
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RunId, TaskId};
-use twinmesh_protocol::wire::{Run, Task};
+use twinmesh_protocol::time::Time;
+use twinmesh_protocol::wire::{Page, Run, RunResult, Task};
 
 use super::view;
 use crate::authz::Target;
 use crate::authz::action::{ViewRun, ViewTask};
 use crate::http::caller::Caller;
+use crate::http::openapi::sortable;
 use crate::http::page::PageRequest;
 use crate::http::params::{Params, invalid};
 use crate::http::problem::Problem;
@@ -22,6 +24,27 @@ use crate::store::run::{IS_OPEN, RunRecord, SORTABLE};
 const ALL: i64 = 1000;
 
 /// Lists the runs that the caller may see, newest first.
+#[utoipa::path(
+    get, path = "/run", tag = "run",
+    params(
+        PageRequest,
+        ("task_id" = Option<TaskId>, Query, description = "Those of this task; all on one page unless pages are asked for"),
+        ("collaboration_id" = Option<CollaborationId>, Query, description = "Those of this collaboration"),
+        ("organization_id" = Option<OrganizationId>, Query, description = "At this organization"),
+        ("node_id" = Option<NodeId>, Query, description = "At this node"),
+        ("state" = Option<String>, Query, description = "`open`: those that have not ended"),
+        ("assigned_from" = Option<Time>, Query, description = "Assigned at this instant or later"),
+        ("assigned_till" = Option<Time>, Query, description = "Assigned at this instant or earlier"),
+        ("started_from" = Option<Time>, Query, description = "Started at this instant or later"),
+        ("started_till" = Option<Time>, Query, description = "Started at this instant or earlier"),
+        ("finished_from" = Option<Time>, Query, description = "Finished at this instant or later"),
+        ("finished_till" = Option<Time>, Query, description = "Finished at this instant or earlier"),
+        ("port" = Option<u16>, Query, description = "Exposing this port"),
+        ("include" = Option<String>, Query, description = "`task`: the task in place of its link"),
+    ),
+    responses((status = 200, body = Page<Run>)),
+    extensions(("x-sort" = json!(sortable(SORTABLE)))),
+)]
 pub(crate) async fn runs(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let (filter, request) = read(&mut caller, &params).await?;
     let (records, total) = store::run::run_page(caller.tx.conn(), &filter, &request).await?;
@@ -30,6 +53,26 @@ pub(crate) async fn runs(mut caller: Caller, params: Params) -> Result<Response,
 }
 
 /// Lists the results that the caller may see, newest first.
+#[utoipa::path(
+    get, path = "/result", tag = "result",
+    params(
+        PageRequest,
+        ("task_id" = Option<TaskId>, Query, description = "Those of this task; all on one page unless pages are asked for"),
+        ("collaboration_id" = Option<CollaborationId>, Query, description = "Those of this collaboration"),
+        ("organization_id" = Option<OrganizationId>, Query, description = "At this organization"),
+        ("node_id" = Option<NodeId>, Query, description = "At this node"),
+        ("state" = Option<String>, Query, description = "`open`: those that have not ended"),
+        ("assigned_from" = Option<Time>, Query, description = "Assigned at this instant or later"),
+        ("assigned_till" = Option<Time>, Query, description = "Assigned at this instant or earlier"),
+        ("started_from" = Option<Time>, Query, description = "Started at this instant or later"),
+        ("started_till" = Option<Time>, Query, description = "Started at this instant or earlier"),
+        ("finished_from" = Option<Time>, Query, description = "Finished at this instant or later"),
+        ("finished_till" = Option<Time>, Query, description = "Finished at this instant or earlier"),
+        ("port" = Option<u16>, Query, description = "Exposing this port"),
+    ),
+    responses((status = 200, body = Page<RunResult>)),
+    extensions(("x-sort" = json!(sortable(SORTABLE)))),
+)]
 pub(crate) async fn results(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let (filter, request) = read(&mut caller, &params).await?;
     let (records, total) = store::run::result_page(caller.tx.conn(), &filter, &request).await?;

@@ -3,11 +3,13 @@
 use axum::response::Response;
 use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId, JobId, OrganizationId, RunId, StudyId, TaskId, UserId};
 use twinmesh_protocol::status::RunStatus;
+use twinmesh_protocol::wire::{Page, Task};
 
 use super::view::{Include, tasks};
 use crate::authz::action::{ViewRun, ViewTask};
 use crate::authz::{Reach, Target};
 use crate::http::caller::Caller;
+use crate::http::openapi::sortable;
 use crate::http::page::PageRequest;
 use crate::http::params::Params;
 use crate::http::problem::Problem;
@@ -16,6 +18,29 @@ use crate::store::filter::{Filter, Value};
 use crate::store::task::{HAS_STATUS, Known, SORTABLE};
 
 /// Lists the tasks that the caller may see, newest first.
+#[utoipa::path(
+    get, path = "/task", tag = "task",
+    params(
+        PageRequest,
+        ("collaboration_id" = Option<CollaborationId>, Query, description = "Those of this collaboration"),
+        ("init_org_id" = Option<OrganizationId>, Query, description = "Asked by this organization"),
+        ("init_user_id" = Option<UserId>, Query, description = "Asked by this user"),
+        ("study_id" = Option<StudyId>, Query, description = "Those of this study"),
+        ("parent_id" = Option<TaskId>, Query, description = "Made by the central function of this task"),
+        ("job_id" = Option<JobId>, Query, description = "Those of this job"),
+        ("store_id" = Option<AlgorithmStoreId>, Query, description = "Vouched for by this algorithm store"),
+        ("run_id" = Option<RunId>, Query, description = "The one of this run"),
+        ("name" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("image" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("description" = Option<String>, Query, description = "Like this: `%` stands for any text, `_` for any character"),
+        ("database" = Option<String>, Query, description = "With this database"),
+        ("status" = Option<RunStatus>, Query, description = "With this status"),
+        ("is_user_created" = Option<bool>, Query, description = "Whether asked by a user rather than a central function"),
+        ("include" = Option<String>, Query, description = "`runs`, `results` or both: these in place of their links"),
+    ),
+    responses((status = 200, body = Page<Task>)),
+    extensions(("x-sort" = json!(sortable(SORTABLE)))),
+)]
 pub(super) async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let reach = caller.reach::<ViewTask>()?;
     let include = Include::read(&params);

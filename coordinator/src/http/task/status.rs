@@ -23,6 +23,7 @@ use crate::store;
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Answers with the task's status: at once when it is finished, else when it finishes or the hold is over.
+#[utoipa::path(get, path = "/task/{id}/status", tag = "task", responses((status = 200, body = StatusAnswer)))]
 #[tracing::instrument(name = "http.task.status", skip_all, fields(task.id = %id))]
 pub(super) async fn status(visitor: Visitor, Id(id): Id<TaskId>) -> Response {
     let stop = visitor.state.shutdown().clone();

@@ -1,0 +1,3 @@
+//! The interface as a whole: what its description promises, and that it keeps the promises.
+
+mod document;
