@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
+mod crash;
+mod daemon;
 mod database;
 mod identity;
 mod interface;

@@ -88,9 +88,18 @@ impl Federation {
     }
 
     pub(crate) async fn with(members: usize, encrypted: bool, settings: impl FnOnce(&mut Config)) -> Self {
+        Self::since(START, members, encrypted, settings).await
+    }
+
+    /// At today's time, for those who are to be understood by processes, which have no other clock.
+    pub(crate) async fn today(members: usize, settings: impl FnOnce(&mut Config)) -> Self {
+        Self::since(Clock::system().now().micros(), members, false, settings).await
+    }
+
+    async fn since(start: i64, members: usize, encrypted: bool, settings: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let database = database(directory.path()).await;
-        let mut federation = Self::empty(directory, database, START, settings).await;
+        let mut federation = Self::empty(directory, database, start, settings).await;
         federation.root = federation.log_in("root").await;
         let organizations = federation.add_organizations("member", members).await;
         let (collaboration, members) = federation.add_collaboration("main", &organizations, encrypted).await;
@@ -296,10 +305,15 @@ impl Federation {
         coordinator.serve().await.unwrap()
     }
 
-    /// Ends the coordinator and starts another on the same data.
-    pub(crate) async fn restart(&mut self) {
+    /// Ends the coordinator; what it wrote stays.
+    pub(crate) fn end(&mut self) {
         drop(self.coordinator.lock().unwrap().take());
         self.router = Router::new();
+    }
+
+    /// Ends the coordinator and starts another on the same data.
+    pub(crate) async fn restart(&mut self) {
+        self.end();
         let database = database(self.directory.path()).await;
         let config = Config { data_dir: self.directory.path().to_owned(), database, ..Config::default() };
         let coordinator = Coordinator::prepare(config, Surroundings::default()).await.unwrap();
@@ -321,9 +335,14 @@ pub(crate) struct Events {
 }
 
 impl Events {
+    /// The messages of an answer, with the greeting.
+    pub(crate) fn of(body: Body) -> Self {
+        Self { body: futures::StreamExt::boxed(body.into_data_stream()), text: String::new() }
+    }
+
     /// The events of an answer, after the greeting.
     pub(crate) async fn greeted(body: Body) -> Self {
-        let mut events = Self { body: futures::StreamExt::boxed(body.into_data_stream()), text: String::new() };
+        let mut events = Self::of(body);
         let hello = events.next().await;
         assert_eq!(hello.kind, "hello");
         assert_eq!(hello.data["sequence"], hello.sequence);
@@ -333,6 +352,11 @@ impl Events {
     /// The next event, or nothing when the stream has ended or is cut.
     pub(crate) async fn next_or_end(&mut self) -> Option<Message> {
         tokio::time::timeout(DEADLINE, self.read()).await.expect("no event came")
+    }
+
+    /// The next event, however long it takes, or nothing when the stream has ended or is cut.
+    pub(crate) async fn next_or_cut(&mut self) -> Option<Message> {
+        self.read().await
     }
 
     /// The next event; comments are passed over.

@@ -1,24 +1,18 @@
 //! Several coordinators on one database behave as one.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
-use axum::http::{Method, Request};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use axum::http::Method;
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::net::TcpStream;
-use tokio::process::Child;
 use twinmesh_coordinator::authn::password::Cost;
 use twinmesh_coordinator::clock::Clock;
 use twinmesh_coordinator::config::{Config, Secret, Span, Synchronous};
 use twinmesh_coordinator::{Coordinator, Surroundings};
 
-use super::federation::{DEADLINE, Events, Federation, Message, PASSWORD, id, plain};
+use super::federation::{DEADLINE, Federation, Message, PASSWORD, id, plain};
+use crate::daemon::Daemon;
 use crate::database::{can_be_shared, cut_connections, database};
 
 /// How long an instance may be silent in these tests.
@@ -29,7 +23,18 @@ fn lease(config: &mut Config) {
 }
 
 async fn federation(members: usize) -> Federation {
-    Federation::with(members, false, lease).await
+    Federation::today(members, lease).await
+}
+
+/// A process on the database of another.
+async fn beside(other: &Federation) -> Daemon {
+    let url = database(other.directory.path()).await.url.unwrap();
+    let mut daemon = Daemon::new(None)
+        .with("COORDINATOR__DATABASE__URL", url.reveal())
+        .with("COORDINATOR__DATABASE__READERS", "4")
+        .with("COORDINATOR__LIMITS__INSTANCE_LEASE", &Span(LEASE).to_string());
+    daemon.start().await;
+    daemon
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +195,7 @@ async fn whoever_moves_on_from_an_instance_that_was_killed_misses_nothing() {
     let mut place = 0;
     // How many events have been heard from the instance when it is killed.
     for cut in [0, 1, 2, 7, 23] {
-        let mut a = Process::start(&b).await;
+        let mut a = beside(&b).await;
         let mut stream = a.follow(&b.root, place).await;
         let posts: Vec<_> = (0..3)
             .map(|_| {
@@ -262,7 +267,7 @@ async fn a_node_is_offline_once_the_instance_it_was_at_has_been_silent_for_its_l
     }
     let b = federation(2).await;
     let mut watcher = b.follow(&b.root, "latest").await;
-    let mut a = Process::start(&b).await;
+    let mut a = beside(&b).await;
     let [stays, moves] = [&b.members[0], &b.members[1]];
     let status = async |node: i64| b.get(&b.root, &format!("/node/{node}")).await.expect(200)["status"].clone();
     let first = a.follow(&stays.node_token, 0).await;
@@ -298,13 +303,13 @@ async fn an_instance_that_comes_back_knows_that_nobody_is_connected_to_it() {
         return;
     }
     let b = federation(1).await;
-    let mut a = Process::start(&b).await;
+    let mut a = beside(&b).await;
     let stream = a.follow(&b.members[0].node_token, 0).await;
     let mut watcher = b.follow(&b.root, "latest").await;
     a.kill().await;
     drop(stream);
     // Long before anybody has to wait for the lease.
-    a.start_again().await;
+    a.start().await;
     watcher.until(|event| event.kind == "node_offline").await;
 }
 
@@ -314,7 +319,7 @@ async fn an_instance_that_was_taken_for_dead_and_lives_has_its_nodes_back() {
         return;
     }
     let b = federation(1).await;
-    let a = Process::start(&b).await;
+    let a = beside(&b).await;
     let mut watcher = b.follow(&b.root, "latest").await;
     let _stream = a.follow(&b.members[0].node_token, 0).await;
     watcher.until(|event| event.kind == "node_online").await;
@@ -322,124 +327,4 @@ async fn an_instance_that_was_taken_for_dead_and_lives_has_its_nodes_back() {
     watcher.until(|event| event.kind == "node_offline").await;
     a.signal("CONT").await;
     watcher.until(|event| event.kind == "node_online").await;
-}
-
-/// A coordinator as a process of its own.
-struct Process {
-    child: Child,
-    directory: TempDir,
-    url: String,
-    host: String,
-}
-
-impl Process {
-    /// On the database of another.
-    async fn start(other: &Federation) -> Self {
-        let url = database(other.directory.path()).await.url.unwrap().reveal().to_owned();
-        let directory = tempfile::tempdir().unwrap();
-        let child = spawn(&directory, &url);
-        let mut process = Self { child, directory, url, host: String::new() };
-        process.wait().await;
-        process
-    }
-
-    /// Again on the same directory.
-    async fn start_again(&mut self) {
-        std::fs::remove_file(self.directory.path().join("coordinator.json")).unwrap();
-        self.child = spawn(&self.directory, &self.url);
-        self.wait().await;
-    }
-
-    async fn wait(&mut self) {
-        let ready = self.directory.path().join("coordinator.json");
-        let told = async {
-            loop {
-                let text = std::fs::read(&ready).unwrap_or_default();
-                if let Ok(told) = serde_json::from_slice::<Value>(&text) {
-                    return told;
-                }
-                assert!(self.child.try_wait().unwrap().is_none(), "the coordinator ended");
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let told = tokio::time::timeout(DEADLINE, told).await.expect("the coordinator becomes ready");
-        let url = told["url"].as_str().unwrap();
-        self.host = url.trim_start_matches("http://").trim_end_matches("/api").to_owned();
-    }
-
-    async fn kill(&mut self) {
-        self.child.kill().await.unwrap();
-    }
-
-    async fn signal(&self, name: &str) {
-        let command = format!("kill -{name} {}", self.child.id().unwrap());
-        assert!(tokio::process::Command::new("sh").args(["-c", &command]).status().await.unwrap().success());
-    }
-
-    fn connect_later(&self) -> Connection {
-        Connection { host: self.host.clone(), sender: None }
-    }
-
-    /// Follows the log; the stream has been greeted.
-    async fn follow(&self, token: &str, after: i64) -> Events {
-        let mut connection = self.connect_later();
-        let request = request(Method::GET, token, &format!("/event?after={after}"), Body::empty());
-        let response = connection.send(request).await.unwrap();
-        assert_eq!(response.status(), 200);
-        Events::greeted(Body::new(response.into_body())).await
-    }
-}
-
-fn spawn(directory: &TempDir, url: &str) -> Child {
-    tokio::process::Command::new(env!("CARGO_BIN_EXE_twinmesh-coordinator"))
-        .args(["start", "--data-dir", directory.path().to_str().unwrap(), "--listen", "127.0.0.1:0"])
-        .env("COORDINATOR__DATABASE__URL", url)
-        .env("COORDINATOR__DATABASE__READERS", "4")
-        .env("COORDINATOR__LIMITS__INSTANCE_LEASE", Span(LEASE).to_string())
-        .env("COORDINATOR__LOG", "warn")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
-}
-
-/// A connection that is made when it is needed first.
-struct Connection {
-    host: String,
-    sender: Option<SendRequest<Body>>,
-}
-
-impl Connection {
-    /// The id of what was made, if it was acknowledged.
-    async fn post(&mut self, token: &str, path: &str, body: &Value) -> Option<i64> {
-        let request = request(Method::POST, token, path, Body::from(body.to_string()));
-        let response = self.send(request).await?;
-        let status = response.status();
-        let body = axum::body::to_bytes(Body::new(response.into_body()), usize::MAX).await.ok()?;
-        assert_eq!(status, 201, "{}", String::from_utf8_lossy(&body));
-        Some(id(&serde_json::from_slice(&body).unwrap()))
-    }
-
-    async fn send(&mut self, request: Request<Body>) -> Option<hyper::Response<hyper::body::Incoming>> {
-        if self.sender.is_none() {
-            let stream = TcpStream::connect(&self.host).await.ok()?;
-            let (sender, connection) = handshake(TokioIo::new(stream)).await.ok()?;
-            tokio::spawn(connection);
-            self.sender = Some(sender);
-        }
-        let sender = self.sender.as_mut()?;
-        sender.ready().await.ok()?;
-        sender.send_request(request).await.ok()
-    }
-}
-
-fn request(method: Method, token: &str, path: &str, body: Body) -> Request<Body> {
-    Request::builder()
-        .method(method)
-        .uri(format!("/api{path}"))
-        .header("host", "coordinator")
-        .header("authorization", format!("Bearer {token}"))
-        .header("content-type", "application/json")
-        .body(body)
-        .unwrap()
 }
