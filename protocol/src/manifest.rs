@@ -79,7 +79,7 @@ impl<'de> Deserialize<'de> for Nonce {
 pub struct Receiver {
     /// Who is to run it.
     pub organization_id: OrganizationId,
-    /// The digest of the input's text as it goes over the wire.
+    /// The digest of the input as it goes over the wire: of its text, or of the object that it is kept as.
     pub input_sha256: Digest,
 }
 
@@ -198,6 +198,22 @@ impl TaskManifest {
         receiver: OrganizationId,
         input: &str,
     ) -> Result<(), ManifestError> {
+        self.check_digest(now, collaboration, image, receiver, Digest::of(input.as_bytes()))
+    }
+
+    /// As [`TaskManifest::check`], for an input of which the digest is known: its text's, or that of the object that
+    /// it is kept as.
+    ///
+    /// # Errors
+    /// The first difference found.
+    pub fn check_digest(
+        &self,
+        now: Time,
+        collaboration: CollaborationId,
+        image: &str,
+        receiver: OrganizationId,
+        input: Digest,
+    ) -> Result<(), ManifestError> {
         self.check_time(now)?;
         if self.collaboration_id != collaboration {
             return Err(ManifestError::Differs {
@@ -214,7 +230,7 @@ impl TaskManifest {
         if entries.next().is_some() {
             return Err(ManifestError::RepeatedReceiver(receiver));
         }
-        if entry.input_sha256 != Digest::of(input.as_bytes()) {
+        if entry.input_sha256 != input {
             return Err(ManifestError::OtherInput(receiver));
         }
         Ok(())

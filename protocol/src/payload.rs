@@ -48,6 +48,33 @@ pub fn classify(text: &str) -> PayloadForm {
     }
 }
 
+/// As much of an object's beginning as tells its form, in bytes: a key sealed by 16,384 bits of RSA and what follows it.
+pub const OBJECT_HEAD_BYTES: usize = 4096;
+
+/// Tells the form of a payload that is kept as an object from its first [`OBJECT_HEAD_BYTES`] (contract A.9.3): base64
+/// text where payloads are plain, else the sealed bytes themselves, or an envelope whose last part is bytes.
+#[must_use]
+pub fn classify_object(head: &[u8]) -> PayloadForm {
+    if head.starts_with(&SEALED_MAGIC) {
+        return PayloadForm::Sealed;
+    }
+    let mut parts = head.splitn(3, |byte| *byte == b'$');
+    if let (Some(key), Some(iv), Some(_)) = (parts.next(), parts.next(), parts.next()) {
+        return match (STANDARD.decode(key), STANDARD.decode(iv)) {
+            (Ok(key), Ok(iv)) if key.len() >= 256 && iv.len() == 16 => PayloadForm::Vantage6Envelope,
+            (Ok(_) | Err(_), _) => PayloadForm::Malformed,
+        };
+    }
+    let is_text = head.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='));
+    // Sealed bytes as text are what rows hold, not objects.
+    let is_sealed = head.get(..8).and_then(|start| STANDARD.decode(start).ok());
+    if is_text && !is_sealed.is_some_and(|start| start.starts_with(&SEALED_MAGIC)) {
+        PayloadForm::Plain
+    } else {
+        PayloadForm::Malformed
+    }
+}
+
 /// Standard base64 with padding, as all payloads are written.
 #[must_use]
 pub fn to_text(bytes: &[u8]) -> String {
@@ -106,6 +133,21 @@ mod tests {
         assert_eq!(classify(&envelope), PayloadForm::Vantage6Envelope);
         for text in ["$$", "a$b", "not base64!", "/w==", &format!("{}$AA==$", to_text(&[7; 512]))] {
             assert_eq!(classify(text), PayloadForm::Malformed, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_form_of_an_object_shows_in_its_first_bytes() {
+        let sealed = b"\x89TMS\x01rest\0\xff";
+        assert_eq!(classify_object(sealed), PayloadForm::Sealed);
+        assert_eq!(classify_object(b"eyJtZXRob2QiOiAibSJ9"), PayloadForm::Plain);
+        assert_eq!(classify_object(b""), PayloadForm::Plain);
+        let mut envelope = format!("{}${}$", to_text(&[7; 2048]), to_text(&[1; 16])).into_bytes();
+        assert!(envelope.len() < OBJECT_HEAD_BYTES);
+        envelope.extend_from_slice(b"\0\xff$\x89");
+        assert_eq!(classify_object(&envelope), PayloadForm::Vantage6Envelope);
+        for bytes in [b"$$".as_slice(), b"AA==$AA==$x", b"{\"a\": 1}", b"\x89TM", to_text(sealed).as_bytes()] {
+            assert_eq!(classify_object(bytes), PayloadForm::Malformed, "{bytes:?}");
         }
     }
 }

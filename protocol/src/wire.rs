@@ -6,6 +6,7 @@
 mod account;
 mod event;
 mod federation;
+mod object;
 mod page;
 mod peer;
 mod problem;
@@ -15,6 +16,10 @@ pub use account::{NewRole, NewUser, Role, Rule, TokenPair, User};
 pub use event::{Event, EventKind, Hello};
 pub use federation::{
     Collaboration, NewCollaboration, NewNode, NewOrganization, NewStudy, Node, NodeConfigEntry, Organization, Study,
+};
+pub use object::{
+    REPR_DIGEST, UPLOAD_COMPLETE, UPLOAD_OFFSET, UploadProgress, Uploaded, read_flag, read_repr_digest,
+    write_repr_digest,
 };
 pub use page::{Link, Many, One, Page, PageLinks};
 pub use peer::{NewPeer, OverlayInfo, PeerRecord, RelayInfo};
