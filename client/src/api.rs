@@ -5,6 +5,7 @@
 //! unasked: wrap what may safely happen twice in [`retry`].
 
 mod error;
+mod object;
 mod resources;
 mod session;
 
@@ -21,6 +22,7 @@ use twinmesh_protocol::wire::{Page, Problem, TokenPair};
 use url::Url;
 
 pub use error::{ApiError, Refusal};
+pub use object::{ObjectReader, ObjectSource};
 pub use resources::{Query, TaskFilter};
 use session::Session;
 pub use session::TokenStore;

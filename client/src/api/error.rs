@@ -1,3 +1,4 @@
+use twinmesh_protocol::id::ObjectId;
 use twinmesh_protocol::wire::{FieldErrors, Problem};
 
 /// Why a request to the coordinator did not give what was asked for.
@@ -49,6 +50,14 @@ pub enum ApiError {
         request: String,
         /// What is wrong with it.
         source: serde_json::Error,
+    },
+    /// A payload is larger than what is taken.
+    #[error("payload {id} is larger than the {limit} bytes that are taken here")]
+    PayloadTooLarge {
+        /// The payload.
+        id: ObjectId,
+        /// How much is taken.
+        limit: u64,
     },
     /// No log-in, or one that has ended.
     #[error("not logged in at {url}")]
@@ -124,6 +133,7 @@ impl ApiError {
             | Self::Unreachable { .. }
             | Self::Interrupted { .. }
             | Self::Unexpected { .. }
+            | Self::PayloadTooLarge { .. }
             | Self::SecondFactor { .. } => None,
         }
     }
@@ -139,11 +149,12 @@ impl ApiError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Interrupted { .. } => true,
-            Self::Refused(refusal) => matches!(refusal.status, 429 | 502..=504),
+            Self::Refused(refusal) => matches!(refusal.status, 408 | 429 | 502..=504),
             Self::NotJson { status, .. } => matches!(status, 429 | 502..=504),
             Self::Address { .. }
             | Self::Setup(_)
             | Self::Unexpected { .. }
+            | Self::PayloadTooLarge { .. }
             | Self::NotLoggedIn { .. }
             | Self::SecondFactor { .. } => false,
         }
@@ -168,7 +179,11 @@ impl ApiError {
             }
             Self::NotJson { .. } => Some("the address usually ends in /api".into()),
             Self::NotLoggedIn { .. } => Some("log in with `twinmesh login`".into()),
-            Self::Address { .. } | Self::Setup(_) | Self::Unexpected { .. } | Self::SecondFactor { .. } => None,
+            Self::Address { .. }
+            | Self::Setup(_)
+            | Self::Unexpected { .. }
+            | Self::PayloadTooLarge { .. }
+            | Self::SecondFactor { .. } => None,
         }
     }
 }
