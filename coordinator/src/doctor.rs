@@ -3,12 +3,14 @@
 //! A check looks at one thing and answers with a [`Finding`]; [`examine`] names them all, in the order in which a start
 //! needs them. Beside a running coordinator it is asked what it says of itself.
 //!
-//! * [`house`] – the data directory and the files in it. [`database`] – the database. [`door`] – the address, and who
+//! * [`house`] – the data directory and the files in it. [`database`] – the database. [`objects`] – large payloads.
+//!   [`door`] – the address, and who
 //!   answers there.
 
 mod database;
 mod door;
 mod house;
+mod objects;
 
 use twinmesh_protocol::time::Time;
 
@@ -77,6 +79,7 @@ pub(crate) async fn examine(config: &Config, now: Time) -> Vec<(&'static str, Fi
         ("secrets", house::secrets(&patient)),
         ("database", database::examine(&patient).await),
         ("clock", database::clock(&patient).await),
+        ("object store", objects::examine(&patient).await),
         ("address", door::address(&patient).await),
         ("service", door::service(&patient).await),
     ]

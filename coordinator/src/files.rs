@@ -41,11 +41,7 @@ pub(crate) struct Lock {
 
 /// Makes the directory if need be and takes hold of it.
 pub(crate) fn take(directory: &Path) -> Result<Lock, FileError> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(failed("make the directory", directory))?;
+    make_private_directory(directory)?;
     let path = directory.join("lock");
     let file = OpenOptions::new()
         .create(true)
@@ -72,6 +68,12 @@ pub(crate) fn is_taken(directory: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Makes a directory for the owner only, if there is none.
+pub(crate) fn make_private_directory(directory: &Path) -> Result<(), FileError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(failed("make the directory", directory))
 }
 
 /// Writes a file for the owner only. It is there whole or not at all, and stays after a loss of power.

@@ -3,7 +3,8 @@
 //! * [`config`] – settings. [`clock`] – where time comes in. [`cli`] – the program.
 //! * [`authn`] – who somebody is. `authz` – what they may do: one pure decision over the 86 rules.
 //! * `ledger` – what may happen to tasks and runs, purely.
-//! * `store` – all SQL. `http` – the v4 contract and our additions. `relay` – the overlay's meeting point.
+//! * `store` – all SQL. `objects` – large payloads. `tidy` – what is removed by age. `http` – the v4 contract and our
+//!   additions. `relay` – the overlay's meeting point.
 //! * `server` – connections. `files` – the data directory. `doctor` – whether it works, and why not.
 //!
 //! [`Coordinator::start`] runs one within any process.
@@ -18,9 +19,11 @@ mod doctor;
 mod files;
 mod http;
 mod ledger;
+mod objects;
 mod relay;
 mod server;
 mod store;
+mod tidy;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -35,14 +38,17 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use authn::password::{Cost, Hasher, check_policy};
 use authn::token::Tokens;
 use clock::Clock;
-use config::Config;
+use config::{Config, Synchronous};
 pub use files::FileError;
 use http::AppState;
 use http::event::presence::Instance;
+use objects::Objects;
+pub use objects::ObjectsError;
 use relay::Relay;
 use store::instance::InstanceId;
 pub use store::{BackupError, StoreError};
 use store::{Location, Store};
+pub use tidy::{Tidied, Tidier, TidyError};
 
 /// The error of starting a coordinator.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +59,9 @@ pub enum StartError {
     /// The database cannot be used.
     #[error("cannot open the database")]
     Store(#[from] StoreError),
+    /// Large payloads cannot be kept.
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
     /// The address cannot be used.
     #[error("cannot listen at `{address}`: is something else there? Port 0 takes any that is free")]
     Listen {
@@ -95,6 +104,7 @@ impl Default for Surroundings {
 pub struct Coordinator {
     state: AppState,
     config: Config,
+    tidier: Tidier,
     shutdown: CancellationToken,
     /// Ends what runs in the background should this never be served.
     abandon: DropGuard,
@@ -129,6 +139,7 @@ impl Coordinator {
             }
         };
         let store = Store::open(&location, config.database.synchronous, config.database.readers).await?;
+        let objects = Objects::open(&config.objects, directory, config.database.synchronous == Synchronous::Full)?;
         // Whoever shares the database takes each other's tokens.
         let (secret, instance) = if store.is_shared() {
             let secret = store::setup::token_secret(&store, &files::new_token_secret()).await?;
@@ -146,11 +157,13 @@ impl Coordinator {
             Some(Relay::start(directory, &config.overlay.listen, &store).await.map_err(StartError::Overlay)?)
         };
         let shutdown = CancellationToken::new();
+        let clock = surroundings.clock;
         let state = AppState::new(http::state::Parts {
             store,
+            objects,
             tokens: Tokens::new(&secret, config.tokens.access_for.0, config.tokens.refresh_for.0),
             hasher,
-            clock: surroundings.clock,
+            clock: clock.clone(),
             api_path: config.api_path.clone(),
             body_limit: usize::try_from(config.limits.request_body.0).unwrap_or(usize::MAX),
             status_hold: config.limits.status_hold.0,
@@ -159,15 +172,36 @@ impl Coordinator {
             relay,
             shutdown: shutdown.clone(),
         });
+        let tidier = Tidier {
+            store: state.store().clone(),
+            objects: state.objects().clone(),
+            retention: config.retention.clone(),
+            clock,
+        };
+        tokio::spawn({
+            let (tidier, shutdown) = (tidier.clone(), shutdown.clone());
+            async move {
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = tidier.keep_tidy() => {}
+                }
+            }
+        });
         state.follow().start().await?;
         http::peer::keep_admitted(&state);
         let abandon = shutdown.clone().drop_guard();
-        Ok(Self { state, config, shutdown, abandon, lock, new_root_password })
+        Ok(Self { state, config, tidier, shutdown, abandon, lock, new_root_password })
     }
 
     /// The interface as a service, to be asked without a network.
     pub fn router(&self) -> Router {
         http::router(self.state.clone())
+    }
+
+    /// Who removes what has reached its age or belongs to nothing. It is done from time to time anyway.
+    #[must_use]
+    pub fn tidier(&self) -> Tidier {
+        self.tidier.clone()
     }
 
     /// The first user's password, if this start made one up.

@@ -85,7 +85,10 @@ fn api_exit(error: &ApiError) -> Exit {
             502..=504 => Exit::Unreachable,
             _ => Exit::Failed,
         },
-        ApiError::Setup(_) | ApiError::NotJson { .. } | ApiError::Unexpected { .. } => Exit::Failed,
+        ApiError::Setup(_)
+        | ApiError::NotJson { .. }
+        | ApiError::Unexpected { .. }
+        | ApiError::PayloadTooLarge { .. } => Exit::Failed,
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RunId, StudyId, TaskId, UserId};
+use twinmesh_protocol::id::{
+    CollaborationId, NodeId, ObjectId, OrganizationId, RoleId, RunId, StudyId, TaskId, UserId,
+};
 
 use super::actor::{Actor, Kind, Who};
 use super::rule::{Operation, Resource, Scope};
@@ -41,6 +43,8 @@ pub(crate) enum Condition {
     NotMember,
     /// The caller is the node, or the node that works on it.
     TheNode,
+    /// The caller is the run, or made it.
+    TheRun,
     /// It is one of the caller's roles.
     OwnRole,
     /// It is built in, and the caller sees the roles of the organization at least.
@@ -56,6 +60,7 @@ impl Condition {
             Self::Member => target.organizations.contains(&actor.organization),
             Self::NotMember => !target.organizations.contains(&actor.organization),
             Self::TheNode => actor.node().is_some() && target.node == actor.node(),
+            Self::TheRun => actor.container().is_some_and(|container| target.run == Some(container.run)),
             Self::OwnRole => match (&actor.who, target.role) {
                 (Who::User { roles, .. }, Some(role)) => roles.contains(&role),
                 (Who::User { .. } | Who::Node { .. } | Who::Container(_), _) => false,
@@ -73,6 +78,7 @@ const DAEMONS: &[Kind] = &[Kind::User, Kind::Node];
 const USER: &[Kind] = &[Kind::User];
 const NODE: &[Kind] = &[Kind::Node];
 const CONTAINER: &[Kind] = &[Kind::Container];
+const RUNNERS: &[Kind] = &[Kind::Node, Kind::Container];
 
 const ALL_SCOPES: &[Scope] = &Scope::ALL;
 const GLOBAL: &[Scope] = &[Scope::Global];
@@ -162,6 +168,10 @@ actions! {
     OpenPort(RunId) "register a run's ports": NODE, no rule, always [TheNode];
     IssueContainerToken(RunId) "have a run's token": NODE, no rule, always [TheNode];
     ViewTwinAddresses(RunId) "see where twins are reached": CONTAINER, no rule, always [Collaboration];
+
+    UploadInput(OrganizationId) "upload the inputs of tasks": USER, rule Task Create in ALL_SCOPES;
+    UploadPayload(OrganizationId) "upload what runs send": RUNNERS, no rule, always [Member];
+    HandleUpload(ObjectId) "go on with an upload, or discard it": ANYONE, no rule, always [Owner, TheNode, TheRun];
 
     FollowEvents(CollaborationId) "follow events": DAEMONS, rule Event Receive in ALL_SCOPES, always [TheNode];
 }

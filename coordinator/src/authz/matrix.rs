@@ -37,6 +37,7 @@ fn targets() -> [(char, Target); 6] {
         Target::organization_in(organization, collaboration)
             .owned_by(Some(UserId::new(owner)))
             .at_node(Some(NodeId::new(owner)))
+            .made_by_run(Some(RunId::new(owner)))
     };
     [
         ('o', Target { role: Some(RoleId::new(ME)), ..of(MY_ORGANIZATION, MINE, ME) }),
@@ -52,7 +53,7 @@ fn actor(role: &BuiltInRole) -> Actor {
     let who = match role.name {
         "node" => Who::Node { id: NodeId::new(ME), collaboration: MINE },
         "container" => Who::Container(Container {
-            run: RunId::new(1),
+            run: RunId::new(ME),
             task: TaskId::new(1),
             collaboration: MINE,
             image: String::new(),

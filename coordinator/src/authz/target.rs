@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, UserId};
+use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RunId, UserId};
 
 /// What a decision needs to know of the resource.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +13,8 @@ pub(crate) struct Target {
     pub(crate) owner: Option<UserId>,
     /// The node it is, or that works on it.
     pub(crate) node: Option<NodeId>,
+    /// The run that made it.
+    pub(crate) run: Option<RunId>,
     /// The role it is.
     pub(crate) role: Option<RoleId>,
     /// Whether it is built in.
@@ -53,6 +55,12 @@ impl Target {
     /// … that a node works on, or that is the node.
     pub(crate) fn at_node(mut self, node: Option<NodeId>) -> Self {
         self.node = node;
+        self
+    }
+
+    /// … that a run's algorithm made.
+    pub(crate) fn made_by_run(mut self, run: Option<RunId>) -> Self {
+        self.run = run;
         self
     }
 }

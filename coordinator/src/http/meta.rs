@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::AppState;
-use super::caller::{Caller, Visitor};
+use super::caller::Caller;
 use super::openapi::sortable;
 use super::page::PageRequest;
 use super::params::Params;
@@ -22,11 +22,7 @@ use crate::authz::action::ViewCollaboration;
 const CONTRACT_VERSION: &str = "4.15.2";
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
-        .routes(routes!(version))
-        .routes(routes!(health))
-        .routes(routes!(blob_status))
-        .routes(routes!(algorithm_stores))
+    OpenApiRouter::new().routes(routes!(version)).routes(routes!(health)).routes(routes!(algorithm_stores))
 }
 
 /// Outside of the API's path.
@@ -70,19 +66,6 @@ async fn health(State(state): State<AppState>) -> Json<Health> {
 )]
 async fn robots() -> &'static str {
     "User-agent: *\nDisallow: /\n"
-}
-
-/// Whether there is a store for large inputs and results.
-#[derive(Debug, Serialize, ToSchema)]
-struct BlobStatus {
-    /// Whether there is.
-    blob_store_enabled: bool,
-}
-
-/// Whether large inputs and results are kept as objects.
-#[utoipa::path(get, path = "/blobstream/status", tag = "meta", responses((status = 200, body = BlobStatus)))]
-async fn blob_status(_visitor: Visitor) -> Json<BlobStatus> {
-    Json(BlobStatus { blob_store_enabled: false })
 }
 
 /// No algorithm store is linked to this coordinator.

@@ -16,6 +16,7 @@ pub(crate) mod kill;
 pub(crate) mod link;
 pub(crate) mod meta;
 pub(crate) mod node;
+pub(crate) mod object;
 pub(crate) mod openapi;
 pub(crate) mod organization;
 pub(crate) mod page;
@@ -69,6 +70,7 @@ pub(crate) fn router(state: AppState) -> Router {
         .merge(collaboration::routes())
         .merge(meta::routes())
         .merge(node::routes())
+        .merge(object::routes())
         .merge(openapi::routes())
         .merge(organization::routes())
         .merge(role::routes())
@@ -97,8 +99,11 @@ pub(crate) fn router(state: AppState) -> Router {
 const ANONYMOUS_BODY_LIMIT: usize = 64 << 10;
 
 /// Reads the body before anything else, so that no slow sender holds a transaction open, and no stranger fills the
-/// memory.
+/// memory. Large payloads are taken in by their handler as they come.
 async fn whole_body(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    if object::is_streamed(&state, &request) {
+        return next.run(request).await;
+    }
     let (parts, body) = request.into_parts();
     let token = caller::bearer(&parts).and_then(|token| state.tokens().verify_access(token, state.now()));
     let limit = if token.is_ok() { state.body_limit() } else { ANONYMOUS_BODY_LIMIT.min(state.body_limit()) };
@@ -149,7 +154,10 @@ async fn cors(request: Request, next: Next) -> Response {
     if preflight {
         let methods = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-        let allowed = HeaderValue::from_static("authorization, content-type, idempotency-key, last-event-id");
+        let allowed = HeaderValue::from_static(
+            "authorization, content-type, idempotency-key, last-event-id, range, if-range, repr-digest, upload-complete, \
+             upload-offset",
+        );
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
     }
     response

@@ -51,6 +51,7 @@ const VERBS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
         (name = "user", description = "The people."),
         (name = "role", description = "Named sets of rules."),
         (name = "rule", description = "What may be allowed: an operation on a kind of thing in a scope."),
+        (name = "object", description = "Large inputs and results, up and down in streams."),
         (name = "port", description = "Where runs of the same task reach each other."),
         (name = "overlay", description = "How nodes find each other."),
         (name = "event", description = "What happens, as it happens."),

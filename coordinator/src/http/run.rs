@@ -4,7 +4,7 @@ pub(crate) mod list;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use twinmesh_protocol::id::RunId;
+use twinmesh_protocol::id::{ObjectId, RunId};
 use twinmesh_protocol::payload::{PayloadForm, classify};
 use twinmesh_protocol::wire::{One, Run, RunPatch, RunResultLink, Task};
 use utoipa_axum::router::OpenApiRouter;
@@ -18,6 +18,7 @@ use super::path::Id;
 use super::problem::Problem;
 use crate::authz::Target;
 use crate::authz::action::{ReportRun, ViewRun};
+use crate::ledger::open::KeptPayload;
 use crate::ledger::run::{IllegalTransition, Report};
 use crate::store;
 use crate::store::run::{RunPlace, RunRecord};
@@ -56,10 +57,12 @@ async fn report(visitor: Visitor, Id(id): Id<RunId>, Body(patch): Body<RunPatch>
     let permit = caller.permit::<ReportRun>(place.id, &target(&place))?;
     let report = Report { status: patch.status, started_at: patch.started_at, finished_at: patch.finished_at };
     let state = report.apply(place.state, caller.now).map_err(refuse)?;
+    let mut kept = None;
     if let Some(result) = &patch.result {
-        check_result(result, &place)?;
+        kept = find_kept(&mut caller, result).await?;
+        check_result(result, kept.as_ref(), &place)?;
     }
-    let change = store::run::RunChange { state, result: patch.result.as_deref(), log: patch.log.as_deref() };
+    let change = store::run::RunChange { state, result: patch.result.as_deref(), kept, log: patch.log.as_deref() };
     store::run::run_report(&mut caller.tx, permit, &place, change, caller.now).await?;
     let record = store::run::run_fetch(caller.tx.conn(), place.id).await?.ok_or_else(|| missing(id))?;
     let answer = view(&caller.state, record, None);
@@ -106,14 +109,25 @@ fn missing(id: RunId) -> Problem {
     Problem::not_found(format!("Run id={id} not found!"))
 }
 
+/// What is kept outside of the rows, if a payload's text names such; it must be whole and uploaded by the caller's
+/// organization.
+pub(super) async fn find_kept(caller: &mut Caller, text: &str) -> Result<Option<KeptPayload>, Problem> {
+    let Ok(id) = text.parse::<ObjectId>() else { return Ok(None) };
+    let kept = store::object::object_claim(&mut caller.tx, id, caller.actor.organization).await?;
+    let unknown = || Problem::bad_request("payload_unknown", format!("Your organization has no whole upload {id}"));
+    Ok(Some(kept.ok_or_else(unknown)?))
+}
+
 /// A result leaves its node protected where the collaboration is; the coordinator never keeps it in clear.
-fn check_result(result: &str, place: &RunPlace) -> Result<(), Problem> {
-    match (classify(result), place.encrypted) {
+fn check_result(result: &str, kept: Option<&KeptPayload>, place: &RunPlace) -> Result<(), Problem> {
+    match (kept.map_or_else(|| classify(result), |kept| kept.form), place.encrypted) {
         // A run without a result delivers nothing, which there is nothing to protect about.
         _ if result.is_empty() => Ok(()),
         (PayloadForm::Plain, false) | (PayloadForm::Sealed | PayloadForm::Vantage6Envelope, true) => Ok(()),
         // Any bytes may be a result, not only text (contract D.3).
-        (PayloadForm::Malformed, false) if twinmesh_protocol::payload::from_text(result).is_ok() => Ok(()),
+        (PayloadForm::Malformed, false) if kept.is_none() && twinmesh_protocol::payload::from_text(result).is_ok() => {
+            Ok(())
+        }
         (PayloadForm::Plain | PayloadForm::Malformed, true) => {
             Err(Problem::bad_request("result_not_encrypted", "The result is not encrypted, but the collaboration is"))
         }

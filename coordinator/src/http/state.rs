@@ -12,6 +12,7 @@ use crate::authn::token::Tokens;
 use crate::authz::Actor;
 use crate::authz::actor::Who;
 use crate::clock::Clock;
+use crate::objects::Objects;
 use crate::relay::Relay;
 use crate::store::{self, Store};
 
@@ -33,6 +34,8 @@ struct Inner {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) store: Store,
+    /// Where large payloads are.
+    pub(crate) objects: Objects,
     pub(crate) tokens: Tokens,
     pub(crate) hasher: Hasher,
     pub(crate) clock: Clock,
@@ -60,6 +63,11 @@ impl AppState {
 
     pub(crate) fn store(&self) -> &Store {
         &self.0.parts.store
+    }
+
+    /// Where large payloads are.
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.0.parts.objects
     }
 
     pub(crate) fn tokens(&self) -> &Tokens {

@@ -25,7 +25,7 @@ use crate::authz::action::{CreateSubtask, CreateTask, DeleteTask, ViewRun, ViewT
 use crate::authz::{Target, decide};
 use crate::ledger;
 use crate::ledger::manifest::ManifestContext;
-use crate::ledger::open::{Asker, AskingRun, OpenRefusal, OpenedTask, ParentTask};
+use crate::ledger::open::{Asker, AskingRun, KnownInput, OpenRefusal, OpenedTask, ParentTask};
 use crate::store;
 use crate::store::task::{Opener, TaskRecord};
 
@@ -50,7 +50,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 #[tracing::instrument(name = "http.task.create", skip_all)]
 async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTask>) -> Result<Response, Problem> {
     let key = idempotency_key(&headers)?;
-    let forms = ledger::open::input_forms(&request);
+    let mut known = ledger::open::look_at_inputs(&request);
     let mut caller = visitor.begin_write().await?;
     if let Some(repeated) = find_repeated(&mut caller, key.as_deref(), &request).await? {
         let task = view::task(&caller.state, repeated);
@@ -66,7 +66,12 @@ async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTas
     let may_continue = decide::<CreateSubtask>(&caller.actor, subject, &target);
     let (asker, parent_manifest) = asker(&mut caller, may_create.is_ok()).await?;
 
-    let task = ledger::open::open_task(request, &forms, &asker, &place).map_err(refuse)?;
+    for (entry, known) in request.organizations.iter().zip(&mut known) {
+        if let Some(kept) = super::run::find_kept(&mut caller, &entry.input).await? {
+            *known = KnownInput { form: kept.form, kept: Some(kept) };
+        }
+    }
+    let task = ledger::open::open_task(request, &known, &asker, &place).map_err(refuse)?;
     if let Some(manifest) = &task.manifest {
         check_manifest(&mut caller, manifest, &task, parent_manifest.as_ref()).await?;
     }

@@ -99,7 +99,8 @@ pub(crate) fn check(
         return Err(ManifestRefusal::OtherInitiator { signed: manifest.initiator, asking });
     }
     for (organization, input) in &task.inputs {
-        manifest.check(now, task.collaboration_id, &task.image, *organization, input)?;
+        let digest = task.kept.get(organization).map_or_else(|| Digest::of(input.as_bytes()), |kept| kept.digest);
+        manifest.check_digest(now, task.collaboration_id, &task.image, *organization, digest)?;
     }
     let asked: BTreeSet<_> = task.inputs.iter().map(|(organization, _)| *organization).collect();
     if let Some(receiver) = manifest.receivers.iter().find(|entry| !asked.contains(&entry.organization_id)) {

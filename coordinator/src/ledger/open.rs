@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use twinmesh_protocol::digest::Digest;
 use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId, JobId, OrganizationId, StudyId, TaskId, UserId};
 use twinmesh_protocol::manifest::SignedManifest;
 use twinmesh_protocol::payload::{PayloadForm, classify};
@@ -104,6 +105,26 @@ pub(crate) struct KnownStore {
     pub(crate) collaboration_id: Option<CollaborationId>,
 }
 
+/// A payload that is kept outside of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeptPayload {
+    /// The number of its row.
+    pub(crate) number: i64,
+    /// What it hashes to.
+    pub(crate) digest: Digest,
+    /// What its beginning looks like.
+    pub(crate) form: PayloadForm,
+}
+
+/// What is known of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KnownInput {
+    /// What it looks like.
+    pub(crate) form: PayloadForm,
+    /// Where it is, unless the request holds it.
+    pub(crate) kept: Option<KeptPayload>,
+}
+
 /// A task as it is to be recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct OpenedTask {
@@ -129,6 +150,8 @@ pub(crate) struct OpenedTask {
     pub(crate) databases: Vec<TaskDatabase>,
     /// Who is to run it with which input, in the order asked for.
     pub(crate) inputs: Vec<(OrganizationId, String)>,
+    /// The inputs that are kept outside of the rows.
+    pub(crate) kept: BTreeMap<OrganizationId, KeptPayload>,
     /// What was signed.
     pub(crate) manifest: Option<SignedManifest>,
 }
@@ -293,21 +316,22 @@ pub(crate) fn validate(request: &NewTask) -> FieldErrors {
     errors
 }
 
-/// The form of each input, in the order of the request's organizations. Long inputs take a while to look at, so it is
-/// done before anything is locked.
+/// What each input looks like, in the order of the request's organizations. Long inputs take a while to look at, so it
+/// is done before anything is locked. What is kept elsewhere is not known then.
 #[must_use]
-pub(crate) fn input_forms(request: &NewTask) -> Vec<PayloadForm> {
-    request.organizations.iter().map(|entry| classify(&entry.input)).collect()
+pub(crate) fn look_at_inputs(request: &NewTask) -> Vec<KnownInput> {
+    request.organizations.iter().map(|entry| KnownInput { form: classify(&entry.input), kept: None }).collect()
 }
 
-/// Decides whether the task is opened, and what is recorded. `forms` are its [`input_forms`]. Checks come in the contract's order; the manifest, which
-/// the contract does not know, is checked afterwards by [`super::manifest::check`].
+/// Decides whether the task is opened, and what is recorded. `known` is what [`look_at_inputs`] found, with what is
+/// known of inputs that are kept elsewhere. Checks come in the contract's order; the manifest, which the contract does
+/// not know, is checked afterwards by [`super::manifest::check`].
 ///
 /// # Errors
 /// The first thing that stands against it.
 pub(crate) fn open_task(
     request: NewTask,
-    forms: &[PayloadForm],
+    known: &[KnownInput],
     asker: &Asker,
     place: &Place,
 ) -> Result<OpenedTask, OpenRefusal> {
@@ -323,7 +347,8 @@ pub(crate) fn open_task(
         None => (request.image, check_store(request.store_id, collaboration.id, place)?, None),
     };
     let inputs: Vec<_> = request.organizations.into_iter().map(|entry| (entry.id, entry.input)).collect();
-    check_inputs(&inputs, forms, collaboration)?;
+    check_inputs(&inputs, known, collaboration)?;
+    let kept = inputs.iter().zip(known).filter_map(|((id, _), known)| known.kept.map(|kept| (*id, kept))).collect();
     Ok(OpenedTask {
         name: request.name.unwrap_or_default(),
         description: request.description,
@@ -336,6 +361,7 @@ pub(crate) fn open_task(
         store_id,
         databases: request.databases.unwrap_or_default().into_iter().map(TaskDatabase::from).collect(),
         inputs,
+        kept,
         manifest: request.manifest,
     })
 }
@@ -429,12 +455,12 @@ fn check_store(
 
 fn check_inputs(
     inputs: &[(OrganizationId, String)],
-    forms: &[PayloadForm],
+    known: &[KnownInput],
     collaboration: &KnownCollaboration,
 ) -> Result<(), OpenRefusal> {
-    for ((organization, _), form) in inputs.iter().zip(forms) {
+    for ((organization, _), known) in inputs.iter().zip(known) {
         let (organization, collaboration_id) = (*organization, collaboration.id);
-        match (*form, collaboration.encrypted) {
+        match (known.form, collaboration.encrypted) {
             (PayloadForm::Plain, false) | (PayloadForm::Sealed | PayloadForm::Vantage6Envelope, true) => {}
             (PayloadForm::Plain, true) => {
                 return Err(OpenRefusal::NotEncrypted { organization, collaboration: collaboration_id });

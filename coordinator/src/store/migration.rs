@@ -4,8 +4,11 @@ use super::engine::Engine;
 use super::{Result, StoreError};
 
 /// Append-only, and each runs beside the release before it: expand, move, contract.
-const MIGRATIONS: &[(i64, &str)] =
-    &[(1, include_str!("../../migrations/0001_base.sql")), (2, include_str!("../../migrations/0002_instance.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("../../migrations/0001_base.sql")),
+    (2, include_str!("../../migrations/0002_instance.sql")),
+    (4, include_str!("../../migrations/0004_object.sql")),
+];
 
 /// The newest that this program knows.
 pub(super) fn known() -> i64 {

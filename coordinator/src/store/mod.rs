@@ -15,6 +15,7 @@ pub(crate) mod identity;
 pub(crate) mod instance;
 mod migration;
 pub(crate) mod node;
+pub(crate) mod object;
 pub(crate) mod organization;
 pub(crate) mod peer;
 pub(crate) mod port;

@@ -17,6 +17,7 @@ use crate::authz::action::{KillNodeTasks, KillTask, ReportRun};
 use crate::http::page::PageRequest;
 use crate::ledger;
 use crate::ledger::kill::Victim;
+use crate::ledger::open::KeptPayload;
 use crate::ledger::run::{Fact, RunState};
 use crate::ledger::siblings::{Sibling, fail_fast};
 
@@ -27,10 +28,11 @@ const FROM: &str = "run JOIN task ON task.id = run.task_id \
                     LEFT JOIN authenticatable ON authenticatable.id = node.id";
 
 const COLUMNS: &str = "run.id, run.task_id, run.organization_id, run.status, run.assigned_at, run.started_at, \
-                       run.finished_at, run.cleanup_at, run.kill_requested_at, run.blob_storage_used, run.input, \
-                       run.log, node.id, node.name, authenticatable.ip, authenticatable.status";
+                       run.finished_at, run.cleanup_at, run.kill_requested_at, \
+                       CAST(CASE WHEN run.input_object IS NULL THEN 0 ELSE 1 END AS BIGINT), run.input, run.log, node.id, node.name, authenticatable.ip, authenticatable.status";
 
-const RESULT_COLUMNS: &str = "run.id, run.task_id, run.result, run.cleanup_at, run.blob_storage_used";
+const RESULT_COLUMNS: &str = "run.id, run.task_id, run.result, run.cleanup_at, \
+                              CAST(CASE WHEN run.result_object IS NULL THEN 0 ELSE 1 END AS BIGINT)";
 
 /// What a list of runs or results can be sorted by.
 pub(crate) const SORTABLE: &[(&str, &str)] = &[
@@ -246,6 +248,8 @@ async fn victims_where(conn: &mut AnyConnection, filter: &Filter) -> Result<Vec<
 pub(crate) struct RunChange<'a> {
     pub(crate) state: RunState,
     pub(crate) result: Option<&'a str>,
+    /// Where the result is, if it is kept outside of the rows.
+    pub(crate) kept: Option<KeptPayload>,
     pub(crate) log: Option<&'a str>,
 }
 
@@ -271,7 +275,7 @@ async fn fail_siblings(tx: &mut Tx, place: &RunPlace, status: RunStatus, now: Ti
     let siblings = siblings(tx.conn(), place.task_id).await?;
     for end in fail_fast(place.id, place.organization_id, status, &siblings, now) {
         if let Some(place) = run_place(tx.conn(), end.id).await? {
-            let change = RunChange { state: end.state, result: None, log: Some(&end.log) };
+            let change = RunChange { state: end.state, result: None, kept: None, log: Some(&end.log) };
             run_update(tx, &place, change, now).await?;
         }
     }
@@ -302,7 +306,7 @@ pub(super) async fn fail_node_runs(tx: &mut Tx, node: NodeId, now: Time) -> Resu
         let state = place.state.apply(Fact::NodeRemoved, now).unwrap_or(place.state);
         event_insert(tx, place.event(EventKind::KillRequested, now)).await?;
         let log = format!("The node of organization {} was deleted before this run ended.", place.organization_id);
-        run_update(tx, &place, RunChange { state, result: None, log: Some(&log) }, now).await?;
+        run_update(tx, &place, RunChange { state, result: None, kept: None, log: Some(&log) }, now).await?;
         fail_siblings(tx, &place, state.status(), now).await?;
         ended += 1;
     }
@@ -321,7 +325,8 @@ async fn kill(tx: &mut Tx, victims: &[Victim], now: Time) -> Result<usize> {
         let Some(place) = run_place(tx.conn(), step.id).await? else { continue };
         // The node hears of it in any case: it may have taken up what it has not reported yet.
         event_insert(tx, place.event(EventKind::KillRequested, now)).await?;
-        run_update(tx, &place, RunChange { state: step.state, result: None, log: None }, now).await?;
+        let change = RunChange { state: step.state, result: None, kept: None, log: None };
+        run_update(tx, &place, change, now).await?;
     }
     Ok(steps.len())
 }
@@ -344,10 +349,10 @@ pub(crate) async fn node_place(conn: &mut AnyConnection, id: NodeId) -> Result<O
 
 /// Writes a run's state, with the event of it if the status changed. A run that ended has no ports any more.
 async fn run_update(tx: &mut Tx, place: &RunPlace, change: RunChange<'_>, now: Time) -> Result<()> {
-    let RunChange { state, result, log } = change;
+    let RunChange { state, result, kept, log } = change;
     let done = sqlx::query(
         "UPDATE run SET status = $1, started_at = $2, finished_at = $3, result = COALESCE($4, result), \
-         log = COALESCE($5, log), \
+         result_object = CASE WHEN $9 = 1 THEN $10 ELSE result_object END, log = COALESCE($5, log), \
          kill_requested_at = CASE WHEN $6 = 1 THEN COALESCE(kill_requested_at, $7) ELSE kill_requested_at END \
          WHERE id = $8",
     )
@@ -359,6 +364,8 @@ async fn run_update(tx: &mut Tx, place: &RunPlace, change: RunChange<'_>, now: T
     .bind(i64::from(state.kill_requested()))
     .bind(now.micros())
     .bind(place.id.get())
+    .bind(i64::from(result.is_some()))
+    .bind(kept.map(|kept| kept.number))
     .execute(tx.conn())
     .await?;
     expect_one(done.rows_affected())?;

@@ -143,14 +143,15 @@ pub(crate) async fn task_insert(tx: &mut Tx, opener: Opener, task: &OpenedTask, 
     event_insert(tx, event).await?;
     for (organization, input) in &task.inputs {
         let row = sqlx::query(
-            "INSERT INTO run (task_id, organization_id, status, assigned_at, input) VALUES ($1, $2, $3, $4, $5) \
-             RETURNING id",
+            "INSERT INTO run (task_id, organization_id, status, assigned_at, input, input_object) \
+             VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
         )
         .bind(id.get())
         .bind(organization.get())
         .bind(RunState::NEW.status().as_str())
         .bind(now.micros())
         .bind(input.as_str())
+        .bind(task.kept.get(organization).map(|kept| kept.number))
         .fetch_one(tx.conn())
         .await?;
         let event = NewEvent {

@@ -15,6 +15,7 @@ pub const REPR_DIGEST: &str = "repr-digest";
 
 /// The answer to an upload (contract A.7.9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Uploaded {
     /// What to put where the payload's text else would stand.
     pub uuid: ObjectId,
@@ -22,6 +23,7 @@ pub struct Uploaded {
 
 /// How far an upload is. Our addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct UploadProgress {
     /// What it goes by.
     pub uuid: ObjectId,

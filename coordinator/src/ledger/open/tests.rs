@@ -57,8 +57,8 @@ fn container() -> Asker {
 }
 
 fn open(request: NewTask, asker: &Asker, place: &Place) -> Result<OpenedTask, OpenRefusal> {
-    let forms = input_forms(&request);
-    open_task(request, &forms, asker, place)
+    let known = look_at_inputs(&request);
+    open_task(request, &known, asker, place)
 }
 
 fn refusal(request: NewTask, asker: &Asker, place: &Place) -> OpenRefusal {

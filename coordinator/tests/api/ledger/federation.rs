@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -16,7 +16,7 @@ use tower::ServiceExt as _;
 use twinmesh_coordinator::authn::password::Cost;
 use twinmesh_coordinator::clock::Clock;
 use twinmesh_coordinator::config::{Config, DatabaseConfig, Secret, Span};
-use twinmesh_coordinator::{Coordinator, Running, Surroundings};
+use twinmesh_coordinator::{Coordinator, Running, Surroundings, Tidied};
 use twinmesh_protocol::key::OrganizationKey;
 use twinmesh_protocol::payload::to_text;
 use twinmesh_protocol::time::Time;
@@ -222,6 +222,36 @@ impl Federation {
 
     pub(crate) async fn delete(&self, token: &str, path: &str) -> Answer {
         self.ask(Method::DELETE, path, Some(token), None, &[]).await
+    }
+
+    /// Sends a body as it is, and reads the answer as it is.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        headers: &[(&str, &str)],
+        body: Body,
+    ) -> (StatusCode, HeaderMap, Bytes) {
+        let mut request = Request::builder().method(method).uri(format!("/api{path}"));
+        request = request.header("authorization", format!("Bearer {token}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        (status, headers, response.into_body().collect().await.unwrap().to_bytes())
+    }
+
+    /// Removes what has reached its age or belongs to nothing.
+    pub(crate) async fn tidy(&self) -> Tidied {
+        let tidier = self.coordinator.lock().unwrap().as_ref().unwrap().tidier();
+        tidier.tidy().await.unwrap()
+    }
+
+    /// Moves the clock on.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.clock.fetch_add(i64::try_from(time.as_micros()).unwrap(), Ordering::Relaxed);
     }
 
     pub(crate) async fn ask(

@@ -6,6 +6,7 @@ mod filter;
 mod instance;
 mod kill;
 mod list;
+mod object;
 mod peer;
 mod run;
 mod task;

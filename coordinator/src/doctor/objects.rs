@@ -1,0 +1,25 @@
+//! Where large payloads are.
+
+use super::{Finding, Patient};
+use crate::objects::{Objects, ObjectsError};
+
+const HINT: &str = "see whether `objects.url` names it, and whether `objects.options` or the environment say who may \
+                    use it";
+
+/// Whether something can be put there, read and removed.
+pub(super) async fn examine(patient: &Patient<'_>) -> Finding {
+    let config = patient.config;
+    let is_ours = config.objects.url.is_none();
+    if is_ours && !config.data_dir.join("objects").exists() {
+        return Finding::well("it is made by the first start");
+    }
+    let tried = async {
+        Objects::open(&config.objects, &config.data_dir, true)?.try_out().await?;
+        Ok::<_, ObjectsError>(())
+    };
+    match tried.await {
+        Ok(()) => Finding::well("it takes something, returns it and removes it"),
+        Err(error) if is_ours => Finding::failed(error, "make `objects` in the data directory writable"),
+        Err(error) => Finding::failed(error, HINT),
+    }
+}
