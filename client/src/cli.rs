@@ -21,7 +21,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::api::Api;
 use crate::clock;
-use crate::key::{KeyFileError, read_organization_key};
+use crate::key::{KeyFileError, read_private_key};
 use crate::pins::PinStore;
 use crate::researcher::Client;
 use args::{Cli, Command, EventVerb, Global};
@@ -119,7 +119,7 @@ impl Context<'_> {
 
     /// The user who logged in, with the private key if there is one.
     async fn client(&self) -> anyhow::Result<Client> {
-        let key = match read_organization_key(&self.home.key_path()) {
+        let key = match read_private_key(&self.home.key_path()) {
             Ok(key) => Some(key),
             // A file that was asked for must be there.
             Err(KeyFileError::Missing { .. }) if self.global.key.is_none() => None,

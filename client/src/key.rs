@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use twinmesh_protocol::id::OrganizationId;
-use twinmesh_protocol::key::{KeyError, OrganizationKey};
+use twinmesh_protocol::key::{KeyError, OrganizationKey, PrivateKey, PublicKey};
 use twinmesh_protocol::time::Time;
 
 use crate::api::{Api, ApiError};
@@ -45,6 +45,14 @@ pub enum KeyFileError {
         /// What is wrong with it.
         source: KeyError,
     },
+    /// It holds a key that does not sign.
+    #[error(
+        "`{path}` holds an RSA key, which serves as it is, but where signatures are needed only an Ed25519 key does"
+    )]
+    Rsa {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// What became of the wish for a key.
@@ -80,17 +88,27 @@ pub fn create_organization_key(path: &Path, force: bool) -> Result<(Organization
     }
 }
 
-/// Reads an organization's key. Logs a warning when others than the owner may read the file.
+/// Reads an organization's Ed25519 key. Logs a warning when others than the owner may read the file.
 ///
 /// # Errors
 /// When there is no such file, it cannot be read, or holds something else.
 pub fn read_organization_key(path: &Path) -> Result<OrganizationKey, KeyFileError> {
+    match read_private_key(path)? {
+        PrivateKey::Ed25519(key) => Ok(key),
+        PrivateKey::Rsa(_) => Err(KeyFileError::Rsa { path: path.into() }),
+    }
+}
+
+/// Reads an organization's key of either kind. Logs a warning when others than the owner may read the file.
+///
+/// # Errors
+/// When there is no such file, it cannot be read, or holds something else.
+pub fn read_private_key(path: &Path) -> Result<PrivateKey, KeyFileError> {
     let text = fs::read_to_string(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => KeyFileError::Missing { path: path.into() },
         _ => KeyFileError::Read { path: path.into(), source },
     })?;
-    let key =
-        OrganizationKey::from_pem(&text).map_err(|source| KeyFileError::Malformed { path: path.into(), source })?;
+    let key = PrivateKey::from_pem(&text).map_err(|source| KeyFileError::Malformed { path: path.into(), source })?;
     if matches!(file::is_open_to_others(path), Ok(true)) {
         tracing::warn!("others may read the key file `{0}`: close it with `chmod 600 {0}`", path.display());
     }
@@ -119,28 +137,29 @@ pub enum Upload {
     Replaced,
 }
 
-/// Makes sure that the coordinator shows this key for its organization, and pins it.
+/// Makes sure that the coordinator shows this key for its organization, and pins it. A text that differs counts as another
+/// key, because stock clients compare texts.
 ///
 /// # Errors
 /// When the coordinator refuses, or the pin cannot be written.
 pub async fn upload_organization_key(
     api: &Api,
     organization: OrganizationId,
-    key: &OrganizationKey,
+    key: &PublicKey,
     pins: &mut PinStore,
     now: Time,
 ) -> Result<Upload, UploadError> {
     let shown = api.organization_get(organization).await?;
     let upload = match shown_key(&shown) {
-        Ok(current) if current == key.public() => Upload::Same,
+        Ok(current) if current.to_pem() == key.to_pem() => Upload::Same,
         Err(PinError::NoKey { .. }) => Upload::Added,
         Ok(_) | Err(_) => Upload::Replaced,
     };
     if upload != Upload::Same {
-        api.organization_key_update(organization, key.public()).await?;
+        api.organization_key_update(organization, key).await?;
     }
-    if pins.key(organization) != Some(key.public()) {
-        pins.set(organization, &shown.name, key.public(), now)?;
+    if pins.key(organization).as_ref() != Some(key) {
+        pins.set(organization, &shown.name, key.clone(), now)?;
     }
     Ok(upload)
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use twinmesh_protocol::id::{CollaborationId, OrganizationId};
-use twinmesh_protocol::key::{KeyError, OrganizationPublicKey, PublicKey};
+use twinmesh_protocol::key::{KeyError, PublicKey};
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::Organization;
 
@@ -43,15 +43,6 @@ pub enum PinError {
     /// The organization has not uploaded a key.
     #[error("organization `{organization}` has no public key: its node uploads one when it starts")]
     NoKey {
-        /// The organization's name.
-        organization: String,
-    },
-    /// A stock vantage6 key.
-    #[error(
-        "organization `{organization}` has an RSA key: this release seals to Ed25519 keys only; the organization \
-         makes one with `twinmesh-node create-private-key`"
-    )]
-    Rsa {
         /// The organization's name.
         organization: String,
     },
@@ -122,8 +113,8 @@ pub struct Pin {
     pub organization_id: OrganizationId,
     /// The organization's name when it was pinned; for people.
     pub name: String,
-    /// The key.
-    pub key: OrganizationPublicKey,
+    /// The key, of either kind: one kind never takes the place of the other.
+    pub key: PublicKey,
     /// Since when.
     pub pinned_at: Time,
     /// Whether a person set it, rather than first sight.
@@ -193,8 +184,8 @@ impl PinStore {
 
     /// The pinned key of an organization.
     #[must_use]
-    pub fn key(&self, organization: OrganizationId) -> Option<OrganizationPublicKey> {
-        self.get(organization).map(|pin| pin.key)
+    pub fn key(&self, organization: OrganizationId) -> Option<PublicKey> {
+        self.get(organization).map(|pin| pin.key.clone())
     }
 
     /// All pins, by organization.
@@ -207,9 +198,9 @@ impl PinStore {
     ///
     /// # Errors
     /// When the organization shows no usable key or another one, or the store cannot be written.
-    pub fn check(&mut self, organization: &Organization, now: Time) -> Result<(OrganizationPublicKey, Seen), PinError> {
+    pub fn check(&mut self, organization: &Organization, now: Time) -> Result<(PublicKey, Seen), PinError> {
         let found = shown_key(organization)?;
-        self.check_key(organization.id, &organization.name, found, now).map(|seen| (found, seen))
+        self.check_key(organization.id, &organization.name, &found, now).map(|seen| (found, seen))
     }
 
     /// Compares a key with the pinned one, and pins it on first sight.
@@ -220,7 +211,7 @@ impl PinStore {
         &mut self,
         organization: OrganizationId,
         name: &str,
-        found: OrganizationPublicKey,
+        found: &PublicKey,
         now: Time,
     ) -> Result<Seen, PinError> {
         if let Some(pin) = self.pins.get(&organization) {
@@ -232,15 +223,15 @@ impl PinStore {
         if let Some(pin) = self.pins.get(&organization) {
             return known(pin, name, found);
         }
-        self.insert(organization, name, found, now);
+        self.insert(organization, name, found.clone(), now);
         self.save()?;
         Ok(Seen::First)
     }
 
-    fn insert(&mut self, organization: OrganizationId, name: &str, key: OrganizationPublicKey, now: Time) {
+    fn insert(&mut self, organization: OrganizationId, name: &str, key: PublicKey, now: Time) {
+        tracing::info!(organization.id = %organization, "pinned the key {} of `{name}` on first sight", key.fingerprint());
         let pin = Pin { organization_id: organization, name: name.into(), key, pinned_at: now, is_confirmed: false };
         self.pins.insert(organization, pin);
-        tracing::info!(organization.id = %organization, "pinned the key {} of `{name}` on first sight", key.fingerprint());
     }
 
     /// Remembers who is in a collaboration and pins the keys that they show, when the collaboration is seen for the
@@ -293,7 +284,7 @@ impl PinStore {
         collaboration: (CollaborationId, &str),
         member: &Organization,
         now: Time,
-    ) -> Result<(OrganizationPublicKey, Seen), PinError> {
+    ) -> Result<(PublicKey, Seen), PinError> {
         let found = shown_key(member)?;
         if !self.is_admitted(collaboration.0, member.id) {
             // A person may have pinned it by another process.
@@ -307,7 +298,7 @@ impl PinStore {
                 found: found.fingerprint(),
             });
         }
-        self.check_key(member.id, &member.name, found, now).map(|seen| (found, seen))
+        self.check_key(member.id, &member.name, &found, now).map(|seen| (found, seen))
     }
 
     /// Pins a key that a person vouches for, instead of any before.
@@ -318,9 +309,10 @@ impl PinStore {
         &mut self,
         organization: OrganizationId,
         name: &str,
-        key: OrganizationPublicKey,
+        key: impl Into<PublicKey>,
         now: Time,
     ) -> Result<(), PinError> {
+        let key = key.into();
         let _lock = self.lock()?;
         self.reload()?;
         let pin = Pin { organization_id: organization, name: name.into(), key, pinned_at: now, is_confirmed: true };
@@ -410,24 +402,20 @@ impl PinStore {
     }
 }
 
-/// The Ed25519 key that the coordinator shows for an organization, unchecked.
+/// The key that the coordinator shows for an organization, unchecked.
 ///
 /// # Errors
-/// When there is none, it is RSA, or it is no key.
-pub fn shown_key(organization: &Organization) -> Result<OrganizationPublicKey, PinError> {
+/// When there is none, or it is no key.
+pub fn shown_key(organization: &Organization) -> Result<PublicKey, PinError> {
     let name = || organization.name.clone();
     if organization.public_key.is_empty() {
         return Err(PinError::NoKey { organization: name() });
     }
-    match PublicKey::from_api(&organization.public_key) {
-        Ok(PublicKey::Ed25519(key)) => Ok(key),
-        Ok(PublicKey::Rsa) => Err(PinError::Rsa { organization: name() }),
-        Err(source) => Err(PinError::Key { organization: name(), source }),
-    }
+    PublicKey::from_api(&organization.public_key).map_err(|source| PinError::Key { organization: name(), source })
 }
 
-fn known(pin: &Pin, name: &str, found: OrganizationPublicKey) -> Result<Seen, PinError> {
-    if pin.key == found {
+fn known(pin: &Pin, name: &str, found: &PublicKey) -> Result<Seen, PinError> {
+    if pin.key == *found {
         return Ok(Seen::Known);
     }
     Err(PinError::Mismatch { organization: name.into(), pinned: pin.key.fingerprint(), found: found.fingerprint() })
@@ -449,8 +437,28 @@ mod tests {
     const NOW: Time = Time::from_micros(1_700_000_000_000_000);
     const HOSPITAL: OrganizationId = OrganizationId::new(2);
 
-    fn key(seed: u8) -> OrganizationPublicKey {
-        OrganizationKey::from_seed(&[seed; 32]).public()
+    fn key(seed: u8) -> PublicKey {
+        OrganizationKey::from_seed(&[seed; 32]).public().into()
+    }
+
+    /// Another organization's kind of key: made by `openssl genrsa 2048`.
+    const RSA: &str = include_str!("../tests/api/rsa_public.pem");
+
+    #[test]
+    fn an_rsa_key_is_pinned_and_never_takes_the_place_of_another_kind() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pins.json");
+        let rsa = PublicKey::from_pem(RSA).unwrap();
+        let mut store = PinStore::open(&path).unwrap();
+        store.check_key(HOSPITAL, "hospital-b", &key(1), NOW).unwrap();
+        store.check_key(OrganizationId::new(3), "hospital-c", &rsa, NOW).unwrap();
+        let mut again = PinStore::open(&path).unwrap();
+        assert_eq!(again.key(OrganizationId::new(3)).unwrap().to_pem(), RSA);
+        let swaps = [(HOSPITAL, &rsa), (OrganizationId::new(3), &key(1))];
+        for (organization, shown) in swaps {
+            let error = again.check_key(organization, "hospital", shown, NOW).unwrap_err();
+            assert!(matches!(error, PinError::Mismatch { .. }), "{error}");
+        }
     }
 
     #[test]
@@ -458,11 +466,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pins.json");
         let mut store = PinStore::open(&path).unwrap();
-        assert_eq!(store.check_key(HOSPITAL, "hospital-b", key(1), NOW).unwrap(), Seen::First);
+        assert_eq!(store.check_key(HOSPITAL, "hospital-b", &key(1), NOW).unwrap(), Seen::First);
 
         let mut again = PinStore::open(&path).unwrap();
-        assert_eq!(again.check_key(HOSPITAL, "hospital-b", key(1), NOW).unwrap(), Seen::Known);
-        let error = again.check_key(HOSPITAL, "hospital-b", key(2), NOW).unwrap_err().to_string();
+        assert_eq!(again.check_key(HOSPITAL, "hospital-b", &key(1), NOW).unwrap(), Seen::Known);
+        let error = again.check_key(HOSPITAL, "hospital-b", &key(2), NOW).unwrap_err().to_string();
         for part in ["hospital-b", &key(1).fingerprint(), &key(2).fingerprint(), "replace the pin"] {
             assert!(error.contains(part), "{error}");
         }
@@ -472,13 +480,13 @@ mod tests {
     #[test]
     fn a_person_may_replace_and_forget_a_pin() {
         let mut store = PinStore::in_memory();
-        store.check_key(HOSPITAL, "hospital-b", key(1), NOW).unwrap();
+        store.check_key(HOSPITAL, "hospital-b", &key(1), NOW).unwrap();
         store.set(HOSPITAL, "hospital-b", key(2), NOW).unwrap();
-        assert_eq!(store.check_key(HOSPITAL, "hospital-b", key(2), NOW).unwrap(), Seen::Known);
+        assert_eq!(store.check_key(HOSPITAL, "hospital-b", &key(2), NOW).unwrap(), Seen::Known);
         assert!(store.get(HOSPITAL).unwrap().is_confirmed);
         assert!(store.forget(HOSPITAL).unwrap());
         assert!(!store.forget(HOSPITAL).unwrap());
-        assert_eq!(store.check_key(HOSPITAL, "hospital-b", key(3), NOW).unwrap(), Seen::First);
+        assert_eq!(store.check_key(HOSPITAL, "hospital-b", &key(3), NOW).unwrap(), Seen::First);
     }
 
     #[test]
@@ -486,9 +494,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pins.json");
         let (mut one, mut two) = (PinStore::open(&path).unwrap(), PinStore::open(&path).unwrap());
-        one.check_key(HOSPITAL, "hospital-b", key(1), NOW).unwrap();
-        two.check_key(OrganizationId::new(3), "hospital-c", key(3), NOW).unwrap();
-        assert!(two.check_key(HOSPITAL, "hospital-b", key(9), NOW).is_err());
+        one.check_key(HOSPITAL, "hospital-b", &key(1), NOW).unwrap();
+        two.check_key(OrganizationId::new(3), "hospital-c", &key(3), NOW).unwrap();
+        assert!(two.check_key(HOSPITAL, "hospital-b", &key(9), NOW).is_err());
         assert_eq!(PinStore::open(&path).unwrap().iter().count(), 2);
     }
 

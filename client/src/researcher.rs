@@ -2,6 +2,9 @@
 //!
 //! [`Client`] is a user who is logged in, with the private key of their organization and the pinned keys of the
 //! others. The key never leaves the process; the coordinator sees sealed bytes only.
+//!
+//! An organization whose key is RSA, vantage6's own kind, gets its inputs in vantage6's envelope; what it answers, and
+//! what is asked with such a key, cannot be told from the coordinator's inventions.
 
 mod content;
 mod error;
@@ -13,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use twinmesh_protocol::id::{CollaborationId, OrganizationId};
-use twinmesh_protocol::key::{OrganizationKey, OrganizationPublicKey};
+use twinmesh_protocol::key::{PrivateKey, PublicKey};
 use twinmesh_protocol::wire::{Collaboration, Many, Organization, User};
 
 use crate::api::{Api, ApiError, retry};
@@ -38,7 +41,7 @@ pub struct Client {
     api: Api,
     user: User,
     organization: Organization,
-    key: Option<OrganizationKey>,
+    key: Option<PrivateKey>,
     pins: Mutex<PinStore>,
     made: Mutex<MadeTasks>,
     patience: Duration,
@@ -50,7 +53,7 @@ impl Client {
     ///
     /// # Errors
     /// When nobody is logged in, or the coordinator cannot be asked about them.
-    pub async fn new(api: Api, key: Option<OrganizationKey>, pins: PinStore) -> Result<Self, ClientError> {
+    pub async fn new(api: Api, key: Option<PrivateKey>, pins: PinStore) -> Result<Self, ClientError> {
         let id = api.user_id().await?;
         let user = api.user_get(id).await?;
         let Some(link) = &user.organization else {
@@ -88,8 +91,8 @@ impl Client {
 
     /// The public half of the organization's key.
     #[must_use]
-    pub fn public_key(&self) -> Option<OrganizationPublicKey> {
-        self.key.as_ref().map(OrganizationKey::public)
+    pub fn public_key(&self) -> Option<PublicKey> {
+        self.key.as_ref().map(PrivateKey::public)
     }
 
     /// The pinned keys.
@@ -105,17 +108,17 @@ impl Client {
     /// # Errors
     /// When there is no key, the coordinator refuses, or the pin cannot be written.
     pub async fn upload_key(&self) -> Result<Upload, ClientError> {
-        let key = self.key.as_ref().ok_or(ClientError::NoKeyHere)?;
+        let key = self.public_key().ok_or(ClientError::NoKeyHere)?;
         // The store is changed apart and read again, as its guard must not be held while waiting.
         let mut apart = PinStore::in_memory();
-        let upload = upload_organization_key(&self.api, self.organization.id, key, &mut apart, clock::now()).await;
+        let upload = upload_organization_key(&self.api, self.organization.id, &key, &mut apart, clock::now()).await;
         let upload = upload.map_err(|error| match error {
             UploadError::Api(error) => ClientError::Api(error),
             UploadError::Pin(error) => ClientError::Pin(error),
         })?;
         let mut pins = self.pins();
-        if pins.key(self.organization.id) != Some(key.public()) {
-            pins.set(self.organization.id, &self.organization.name, key.public(), clock::now())?;
+        if pins.key(self.organization.id).as_ref() != Some(&key) {
+            pins.set(self.organization.id, &self.organization.name, key, clock::now())?;
         }
         Ok(upload)
     }
@@ -142,7 +145,7 @@ impl Client {
     }
 
     /// The pinned key of a member; our own is the one here.
-    fn member_key(&self, members: &Members, organization: &Organization) -> Result<OrganizationPublicKey, PinError> {
+    fn member_key(&self, members: &Members, organization: &Organization) -> Result<PublicKey, PinError> {
         if let Some(key) = self.public_key().filter(|_| organization.id == self.organization.id) {
             return Ok(key);
         }

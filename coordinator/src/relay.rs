@@ -80,7 +80,7 @@ async fn admitted(store: &Store) -> StoreResult<BTreeSet<PeerId>> {
 fn certified(certificate: &SignedCertificate, key: &str) -> Option<PeerId> {
     match PublicKey::from_api(key) {
         Ok(PublicKey::Ed25519(key)) => peer_id(&certificate.verify(&key).ok()?.node_key),
-        Ok(PublicKey::Rsa) | Err(_) => None,
+        Ok(PublicKey::Rsa(_)) | Err(_) => None,
     }
 }
 

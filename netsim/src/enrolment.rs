@@ -166,7 +166,8 @@ async fn researcher(url: &str, root: &Api, members: &[Member]) -> anyhow::Result
     for member in members {
         pins.set(member.organization, &member.name, member.key.public(), clock::now())?;
     }
-    let client = Client::new(api, Some(first.key.clone()), pins).await.context("cannot set up the researcher")?;
+    let client =
+        Client::new(api, Some(first.key.clone().into()), pins).await.context("cannot set up the researcher")?;
     Ok((client, password))
 }
 

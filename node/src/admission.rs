@@ -4,6 +4,7 @@ use serde::Deserialize;
 use twinmesh_protocol::{
     digest::Digest,
     id::{OrganizationId, TaskId, UserId},
+    key::{PrivateKey, PublicKey},
     manifest::{SignedManifest, TaskManifest},
     sealed::Direction,
     status::RunStatus,
@@ -114,9 +115,15 @@ impl Judge<'_> {
             .clone();
         let input = run.input.as_deref().unwrap_or_default();
 
+        let mut from = None;
         let signed = match &task.manifest {
             Some(signed) => {
                 let manifest = self.verify(signed, task, input, initiator, now).await?;
+                from = Some(Correspondent {
+                    organization_id: manifest.initiator,
+                    key: PublicKey::Ed25519(*signed.key()),
+                    nonce: Some(manifest.nonce),
+                });
                 Some((signed, manifest))
             }
             None if self.policy.require_signed_tasks => {
@@ -126,10 +133,8 @@ impl Judge<'_> {
                 .into());
             }
             None if self.home.encrypted => {
-                return Err(not_allowed(
-                    "the task is not signed; in an encrypted collaboration its result could not be sealed",
-                )
-                .into());
+                from = Some(self.unsigned(initiator).await?);
+                None
             }
             None => None,
         };
@@ -146,11 +151,6 @@ impl Judge<'_> {
             },
         };
         self.policy.check_requester(job.requester).map_err(|refusal| not_allowed(refusal.to_string()))?;
-        let from = signed.as_ref().map(|(signed, manifest)| Correspondent {
-            organization_id: manifest.initiator,
-            key: *signed.key(),
-            nonce: manifest.nonce,
-        });
         let input = self
             .home
             .read(Direction::Input, from.as_ref(), input)
@@ -171,6 +171,27 @@ impl Judge<'_> {
             algorithm,
             databases: task.databases.clone(),
         })
+    }
+
+    /// Who asks for a task that nobody signed, in an encrypted collaboration: where both keys are RSA that is how it is,
+    /// and the coordinator's word for who asks what. With an Ed25519 key on either side it would have been signed.
+    async fn unsigned(&self, initiator: OrganizationId) -> Result<Correspondent, AdmissionError> {
+        match &self.home.key {
+            Some(PrivateKey::Rsa(_)) => {}
+            Some(PrivateKey::Ed25519(_)) | None => {
+                return Err(not_allowed(
+                    "the task is not signed; who asks something of this node's organization, whose key is Ed25519, signs it",
+                )
+                .into());
+            }
+        }
+        match self.pinned(initiator).await? {
+            key @ PublicKey::Rsa(_) => Ok(Correspondent { organization_id: initiator, key, nonce: None }),
+            PublicKey::Ed25519(_) => Err(not_allowed(format!(
+                "the task is not signed, but the key pinned for organization {initiator} is Ed25519, with which it signs its tasks"
+            ))
+            .into()),
+        }
     }
 
     /// Verifies what was signed against the pin of who signed, and that the task is what was signed.
@@ -209,12 +230,20 @@ impl Judge<'_> {
         signed: &SignedManifest,
         initiator: OrganizationId,
     ) -> Result<TaskManifest, AdmissionError> {
-        let pinned = self.sources.key(initiator).await.map_err(|error| {
-            if error.is_transient() { AdmissionError::Later(error) } else { not_allowed(error.to_string()).into() }
+        let pinned = self.pinned(initiator).await?.ed25519().ok_or_else(|| {
+            not_allowed(format!(
+                "the task is signed, but the key pinned for organization {initiator} is RSA, which signs nothing"
+            ))
         })?;
         Ok(signed
             .verify(&pinned)
             .map_err(|error| not_allowed(format!("{error} (the key pinned for organization {initiator})")))?)
+    }
+
+    async fn pinned(&self, organization: OrganizationId) -> Result<PublicKey, AdmissionError> {
+        self.sources.key(organization).await.map_err(|error| {
+            if error.is_transient() { AdmissionError::Later(error) } else { not_allowed(error.to_string()).into() }
+        })
     }
 
     /// Walks up to the task that a person made: verifies that each subtask stays within its parent.

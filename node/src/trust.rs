@@ -78,7 +78,7 @@ pub struct Ancestor {
 #[async_trait]
 pub trait Sources: Send + Sync {
     /// The key that is pinned for an organization.
-    async fn key(&self, organization: OrganizationId) -> Result<OrganizationPublicKey, TrustError>;
+    async fn key(&self, organization: OrganizationId) -> Result<PublicKey, TrustError>;
 
     /// What was signed for a task, not verified.
     async fn ancestor(&self, task_id: TaskId) -> Result<Ancestor, TrustError>;
@@ -147,10 +147,9 @@ impl Keyring {
             let wrong = |problem: String| ConfigError::Value { key: format!("pins.{id}"), problem };
             let organization: OrganizationId = id.parse().map_err(|error| wrong(format!("{error}")))?;
             if text.contains("BEGIN") {
-                match PublicKey::from_pem(text).map_err(|error| wrong(error.to_string()))? {
-                    PublicKey::Ed25519(key) if pins.key(organization) == Some(key) => {}
-                    PublicKey::Ed25519(key) => pins.set(organization, &format!("organization {id}"), key, clock())?,
-                    PublicKey::Rsa => return Err(wrong("an RSA key cannot be pinned".into()).into()),
+                let key = PublicKey::from_pem(text).map_err(|error| wrong(error.to_string()))?;
+                if pins.key(organization).as_ref() != Some(&key) {
+                    pins.set(organization, &format!("organization {id}"), key, clock())?;
                 }
             } else {
                 let fingerprint = normalize(text);
@@ -189,7 +188,7 @@ impl Keyring {
     }
 
     /// The pinned key, from the file if somebody has changed it: `twinmesh-node pin` works beside the running node.
-    fn pinned(&self, organization: OrganizationId) -> Result<Option<OrganizationPublicKey>, PinError> {
+    fn pinned(&self, organization: OrganizationId) -> Result<Option<PublicKey>, PinError> {
         let path = self.directory.join(PINS_FILE);
         let mut pins = self.pins();
         let now = fs::metadata(&path).ok().map(|found| (found.ino(), found.mtime(), found.mtime_nsec()));
@@ -260,7 +259,7 @@ impl Keyring {
     }
 
     /// Believes the key that is shown, unless another one is pinned.
-    fn pin(&self, shown: &Organization) -> Result<OrganizationPublicKey, TrustError> {
+    fn pin(&self, shown: &Organization) -> Result<PublicKey, TrustError> {
         let organization = shown.id;
         if let Some(pinned) = self.fingerprints.get(&organization) {
             let key = shown_key(shown)?;
@@ -268,14 +267,14 @@ impl Keyring {
                 let shown = key.fingerprint();
                 return Err(TrustError::Fingerprint { organization, shown, pinned: pinned.clone() });
             }
-            self.with_pins(|pins| pins.set(organization, &shown.name, key, (self.clock)()))?;
+            self.with_pins(|pins| pins.set(organization, &shown.name, key.clone(), (self.clock)()))?;
             return Ok(key);
         }
         let now = (self.clock)();
         Ok(self.with_pins(|pins| pins.check(shown, now)).map(|(key, _)| key)?)
     }
 
-    /// The pinned keys of those organizations that have one.
+    /// The pinned keys of those organizations that have one that certifies nodes.
     pub async fn keys(
         &self,
         organizations: &[OrganizationId],
@@ -283,11 +282,11 @@ impl Keyring {
         let mut keys = BTreeMap::new();
         for organization in organizations {
             match self.key(*organization).await {
-                Ok(key) => {
+                Ok(PublicKey::Ed25519(key)) => {
                     keys.insert(*organization, key);
                 }
-                Err(TrustError::Pin(PinError::NoKey { .. } | PinError::Rsa { .. })) => {
-                    tracing::debug!(organization.id = %organization, "has no key, so it is left out of the mesh");
+                Ok(PublicKey::Rsa(_)) | Err(TrustError::Pin(PinError::NoKey { .. })) => {
+                    tracing::debug!(organization.id = %organization, "has no Ed25519 key, so it is left out of the mesh");
                 }
                 Err(error) => return Err(error),
             }
@@ -298,7 +297,7 @@ impl Keyring {
 
 #[async_trait]
 impl Sources for Keyring {
-    async fn key(&self, organization: OrganizationId) -> Result<OrganizationPublicKey, TrustError> {
+    async fn key(&self, organization: OrganizationId) -> Result<PublicKey, TrustError> {
         if let Some(key) = self.pinned(organization)? {
             return Ok(key);
         }

@@ -2,7 +2,8 @@
 //!
 //! An organization has one Ed25519 key (RFC 8032). The X25519 key to which payloads are sealed is derived from it by
 //! the standard birational map (RFC 7748 §4.1), so the public SubjectPublicKeyInfo PEM (RFC 8410) is all that others
-//! need. Stock vantage6 clients have RSA keys; those are recognised and kept apart.
+//! need. An organization with stock vantage6 clients has an RSA key instead ([`crate::rsa`]), which receives payloads
+//! and signs nothing. The two kinds are never taken for each other.
 
 use std::fmt;
 
@@ -13,14 +14,16 @@ use ed25519_dalek::VerifyingKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::spki::{EncodePublicKey as _, ObjectIdentifier, SubjectPublicKeyInfoRef};
 use ed25519_dalek::pkcs8::{Document, spki};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest::Digest;
+use crate::rsa::RsaPublicKey;
 
 /// The object identifier of Ed25519 keys (RFC 8410 §3).
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 /// The object identifier of RSA keys (RFC 8017 A.1).
-const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-/// Longer texts are no key: an RSA key of 16384 bits has less than 3 KiB.
+pub(crate) const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+/// Longer texts are no key: a private RSA key of 8192 bits has less than 7 KiB.
 const MAX_PEM_BYTES: usize = 8192;
 
 /// The error of reading a key.
@@ -44,6 +47,12 @@ pub enum KeyError {
     /// Not base64, where the interface wants base64 of a PEM text.
     #[error("the public key is not base64 of a PEM text")]
     NotBase64,
+    /// An RSA key that is no key, or too short to protect anything, or longer than is worked with.
+    #[error("the RSA key cannot be used: 2048 to 8192 bits with an odd exponent are needed, and vantage6 makes 4096")]
+    Rsa,
+    /// A private key that needs a passphrase.
+    #[error("the private key is protected by a passphrase: `openssl pkey -in FILE` writes it without")]
+    Passphrase,
 }
 
 /// The public key of an organization, of either kind.
@@ -52,7 +61,7 @@ pub enum PublicKey {
     /// Ed25519: signs, and receives sealed payloads.
     Ed25519(OrganizationPublicKey),
     /// RSA: receives vantage6's envelope only (contract A.9.2).
-    Rsa,
+    Rsa(RsaPublicKey),
 }
 
 impl PublicKey {
@@ -75,7 +84,7 @@ impl PublicKey {
                 .map_err(|_| KeyError::Weak)
                 .and_then(|key| OrganizationPublicKey::from_bytes(key.as_bytes()))
                 .map(Self::Ed25519),
-            RSA => Ok(Self::Rsa),
+            RSA => RsaPublicKey::new(text, document.as_bytes(), &info).map(Self::Rsa),
             oid => Err(KeyError::UnsupportedKind { oid: oid.to_string() }),
         }
     }
@@ -89,6 +98,75 @@ impl PublicKey {
         let pem = String::from_utf8(bytes).map_err(|_| KeyError::NotBase64)?;
         Self::from_pem(&pem)
     }
+
+    /// The SubjectPublicKeyInfo PEM; of an RSA key byte for byte as it was read.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        match self {
+            Self::Ed25519(key) => key.to_pem(),
+            Self::Rsa(key) => key.pem().to_owned(),
+        }
+    }
+
+    /// The form of the interface: base64 of the PEM text (contract A.6).
+    #[must_use]
+    pub fn to_api(&self) -> String {
+        STANDARD.encode(self.to_pem())
+    }
+
+    /// What people compare by eye or voice: the same for every text that holds this key.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        match self {
+            Self::Ed25519(key) => key.fingerprint(),
+            Self::Rsa(key) => key.fingerprint(),
+        }
+    }
+
+    /// The key that verifies signatures; an RSA key does not.
+    #[must_use]
+    pub const fn ed25519(&self) -> Option<OrganizationPublicKey> {
+        match self {
+            Self::Ed25519(key) => Some(*key),
+            Self::Rsa(_) => None,
+        }
+    }
+}
+
+impl From<OrganizationPublicKey> for PublicKey {
+    fn from(key: OrganizationPublicKey) -> Self {
+        Self::Ed25519(key)
+    }
+}
+
+/// Base64 of the 32 bytes of an Ed25519 key; the PEM text of an RSA key.
+impl Serialize for PublicKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Ed25519(key) => key.serialize(serializer),
+            Self::Rsa(key) => serializer.serialize_str(key.pem()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PublicKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.contains("BEGIN") {
+            return Self::from_pem(&text).map_err(serde::de::Error::custom);
+        }
+        let bytes = STANDARD.decode(text).map_err(serde::de::Error::custom)?;
+        let bytes = bytes.try_into().map_err(|_| serde::de::Error::custom("an Ed25519 key has 32 bytes"))?;
+        OrganizationPublicKey::from_bytes(&bytes).map(Self::Ed25519).map_err(serde::de::Error::custom)
+    }
+}
+
+/// SHA-256, its first 16 bytes in groups.
+pub(crate) fn fingerprint(bytes: &[u8]) -> String {
+    let digest = Digest::of(bytes);
+    let hex = HEXLOWER.encode(&digest.as_bytes()[..16]);
+    let groups: Vec<&str> = (0..hex.len()).step_by(4).map(|at| &hex[at..at + 4]).collect();
+    groups.join(" ")
 }
 
 /// An organization's Ed25519 public key; never weak.
@@ -134,10 +212,7 @@ impl OrganizationPublicKey {
     /// What people compare by eye or voice: the SHA-256 of the 32 bytes, its first 16 bytes in groups.
     #[must_use]
     pub fn fingerprint(self) -> String {
-        let digest = Digest::of(self.0.as_bytes());
-        let hex = HEXLOWER.encode(&digest.as_bytes()[..16]);
-        let groups: Vec<&str> = (0..hex.len()).step_by(4).map(|at| &hex[at..at + 4]).collect();
-        groups.join(" ")
+        fingerprint(self.0.as_bytes())
     }
 
     pub(crate) fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
@@ -151,21 +226,21 @@ impl fmt::Debug for OrganizationPublicKey {
     }
 }
 
-impl serde::Serialize for OrganizationPublicKey {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl Serialize for OrganizationPublicKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         crate::payload::base64_bytes::serialize(self.0.as_bytes(), serializer)
     }
 }
 
-impl<'de> serde::Deserialize<'de> for OrganizationPublicKey {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+impl<'de> Deserialize<'de> for OrganizationPublicKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes: [u8; 32] = crate::payload::base64_bytes::deserialize(deserializer)?;
         Self::from_bytes(&bytes).map_err(serde::de::Error::custom)
     }
 }
 
 #[cfg(feature = "open")]
-pub use private::OrganizationKey;
+pub use private::{OrganizationKey, PrivateKey};
 
 #[cfg(feature = "open")]
 mod private {
@@ -174,10 +249,76 @@ mod private {
     use ed25519_dalek::Signer as _;
     use ed25519_dalek::SigningKey;
     use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-    use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _};
+    use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, PrivateKeyInfoRef, SecretDocument};
     use zeroize::Zeroizing;
 
-    use super::{KeyError, MAX_PEM_BYTES, OrganizationPublicKey};
+    use super::{ED25519, KeyError, MAX_PEM_BYTES, OrganizationPublicKey, PublicKey, RSA};
+    use crate::rsa::RsaKey;
+
+    /// The private key of an organization, of either kind.
+    #[derive(Debug, Clone)]
+    #[expect(clippy::large_enum_variant, reason = "a process has one or two of them")]
+    pub enum PrivateKey {
+        /// Ed25519: signs, seals and opens.
+        Ed25519(OrganizationKey),
+        /// RSA: opens vantage6's envelopes only (contract A.9.2).
+        Rsa(RsaKey),
+    }
+
+    impl PrivateKey {
+        /// Reads the PEM of a private key: PKCS#8 ("BEGIN PRIVATE KEY") of either kind, or PKCS#1 ("BEGIN RSA PRIVATE
+        /// KEY") as vantage6 writes it.
+        ///
+        /// # Errors
+        /// When the text is no such PEM, needs a passphrase, or holds a key of another kind.
+        pub fn from_pem(text: &str) -> Result<Self, KeyError> {
+            let not_pem = KeyError::NotPem { expected: "PRIVATE KEY" };
+            if text.len() > MAX_PEM_BYTES {
+                return Err(not_pem);
+            }
+            // PKCS#1 says so in a header (RFC 1421 §4.6.1.1), PKCS#8 in its label.
+            if text.contains("ENCRYPTED") {
+                return Err(KeyError::Passphrase);
+            }
+            let (label, document) = SecretDocument::from_pem(text.trim()).map_err(|_| not_pem.clone())?;
+            match label {
+                "RSA PRIVATE KEY" => RsaKey::from_pkcs1(document.as_bytes()).map(Self::Rsa),
+                "PRIVATE KEY" => {
+                    let info = PrivateKeyInfoRef::try_from(document.as_bytes()).map_err(|_| not_pem)?;
+                    match info.algorithm.oid {
+                        ED25519 => OrganizationKey::from_pem(text).map(Self::Ed25519),
+                        RSA => RsaKey::from_pkcs8(document.as_bytes()).map(Self::Rsa),
+                        oid => Err(KeyError::UnsupportedKind { oid: oid.to_string() }),
+                    }
+                }
+                _ => Err(not_pem),
+            }
+        }
+
+        /// The public half.
+        #[must_use]
+        pub fn public(&self) -> PublicKey {
+            match self {
+                Self::Ed25519(key) => PublicKey::Ed25519(key.public()),
+                Self::Rsa(key) => PublicKey::Rsa(key.public().clone()),
+            }
+        }
+
+        /// The key that signs; an RSA key does not.
+        #[must_use]
+        pub const fn ed25519(&self) -> Option<&OrganizationKey> {
+            match self {
+                Self::Ed25519(key) => Some(key),
+                Self::Rsa(_) => None,
+            }
+        }
+    }
+
+    impl From<OrganizationKey> for PrivateKey {
+        fn from(key: OrganizationKey) -> Self {
+            Self::Ed25519(key)
+        }
+    }
 
     /// A private Ed25519 key: an organization's, or a node's. Its `Debug` shows nothing of it.
     #[derive(Clone)]
@@ -287,13 +428,24 @@ mod tests {
     }
 
     #[test]
-    fn an_rsa_key_is_recognised() {
+    fn an_rsa_key_that_protects_nothing_is_refused() {
         let pem = "-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAJv8ZpB5hEK7qxP9K3v43hUS5fGT4waK\ne7ix4Z4mu5UBv+cw7WSFAt0Vaag0sAbsPzU8Hhsrj/qPABvfB8asUwcCAwEAAQ==\n-----END PUBLIC KEY-----\n";
-        assert_eq!(PublicKey::from_pem(pem).unwrap(), PublicKey::Rsa);
+        assert_eq!(PublicKey::from_pem(pem), Err(KeyError::Rsa));
+    }
+
+    #[test]
+    fn a_public_key_reads_back_from_its_json() {
+        let key = PublicKey::Ed25519(OrganizationKey::generate().public());
+        let text = serde_json::to_string(&key).unwrap();
+        assert_eq!(text, serde_json::to_string(&key.ed25519().unwrap()).unwrap());
+        assert_eq!(serde_json::from_str::<PublicKey>(&text).unwrap(), key);
+        assert!(serde_json::from_str::<PublicKey>("\"BEGIN\"").is_err());
     }
 
     #[test]
     fn a_private_key_never_shows_in_logs() {
         assert_eq!(format!("{:?}", OrganizationKey::generate()), "OrganizationKey([redacted])");
+        let key = PrivateKey::from_pem(PRIVATE).unwrap();
+        assert_eq!(format!("{key:?}"), "Ed25519(OrganizationKey([redacted]))");
     }
 }

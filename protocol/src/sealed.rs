@@ -7,11 +7,14 @@
 //! marker byte (1 in the last, else 0) and up to [`CHUNK_BYTES`] of content, behind its length as two bytes, most
 //! significant first. Order follows from the messages' counters, so exchanged, repeated, cut and appended chunks are
 //! refused.
+//!
+//! A sender without an Ed25519 key ([`crate::rsa`]) uses the pattern N instead, which tells nothing about who sealed.
+//! Readers say which of the two they expect, and take neither for the other.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 
-use snow::{Builder, TransportState};
+use snow::{Builder, HandshakeState, TransportState};
 
 use crate::id::{CollaborationId, OrganizationId};
 use crate::key::{OrganizationKey, OrganizationPublicKey};
@@ -21,6 +24,9 @@ use crate::payload::SEALED_MAGIC;
 const PATTERN: &str = "Noise_X_25519_ChaChaPoly_BLAKE2s";
 /// The ephemeral key, the static key with its tag, and the tag of the empty payload.
 const HANDSHAKE_BYTES: usize = 32 + 48 + 16;
+const ANONYMOUS_PATTERN: &str = "Noise_N_25519_ChaChaPoly_BLAKE2s";
+/// The ephemeral key and the tag of the empty payload.
+const ANONYMOUS_HANDSHAKE_BYTES: usize = 32 + 16;
 const TAG_BYTES: usize = 16;
 const MAX_MESSAGE_BYTES: usize = 65_535;
 const MORE: u8 = 0;
@@ -121,6 +127,20 @@ pub fn seal(
     sealer.finish()
 }
 
+/// Seals a payload that fits in memory, for a sender who has no key to prove that it is theirs.
+///
+/// # Errors
+/// Only when the random source fails.
+pub fn seal_anonymous(
+    receiver: &OrganizationPublicKey,
+    context: &SealContext,
+    content: &[u8],
+) -> Result<Vec<u8>, SealError> {
+    let mut sealer = Sealer::anonymous(Vec::with_capacity(sealed_len(content.len())), receiver, context)?;
+    sealer.write_all(content).map_err(SealError::Io)?;
+    sealer.finish()
+}
+
 /// Opens a payload that fits in memory.
 ///
 /// # Errors
@@ -131,12 +151,15 @@ pub fn open(
     context: &SealContext,
     sealed: &[u8],
 ) -> Result<Vec<u8>, SealError> {
-    let mut content = Vec::with_capacity(sealed.len());
-    let mut opener = Opener::new(sealed, receiver, sender, context)?;
-    while opener.next_chunk()? {
-        content.extend_from_slice(opener.chunk());
-    }
-    Ok(content)
+    Opener::new(sealed, receiver, sender, context)?.whole()
+}
+
+/// Opens a payload that fits in memory and that anybody may have sealed.
+///
+/// # Errors
+/// When it is not sealed, cannot be opened with this key and context, or its sender is not anonymous.
+pub fn open_anonymous(receiver: &OrganizationKey, context: &SealContext, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+    Opener::anonymous(sealed, receiver, context)?.whole()
 }
 
 /// The length of a sealed payload, in bytes, from that of its content.
@@ -168,17 +191,33 @@ impl<W: Write> Sealer<W> {
     /// # Errors
     /// When `inner` cannot be written to.
     pub fn new(
-        mut inner: W,
+        inner: W,
         sender: &OrganizationKey,
         receiver: &OrganizationPublicKey,
         context: &SealContext,
     ) -> Result<Self, SealError> {
-        let prologue = context.prologue();
         let secret = sender.sealing_secret().to_bytes();
-        let remote = receiver.sealing_key();
-        let mut handshake = builder(&prologue, &secret)
-            .and_then(|builder| builder.remote_public_key(remote.as_bytes()))
-            .and_then(Builder::build_initiator)
+        let builder = |prologue| builder(PATTERN, prologue)?.local_private_key(&secret);
+        Self::begin(inner, receiver, &context.prologue(), builder)
+    }
+
+    /// Begins a sealed payload that does not tell who sealed it.
+    ///
+    /// # Errors
+    /// When `inner` cannot be written to.
+    pub fn anonymous(inner: W, receiver: &OrganizationPublicKey, context: &SealContext) -> Result<Self, SealError> {
+        Self::begin(inner, receiver, &context.prologue(), |prologue| builder(ANONYMOUS_PATTERN, prologue))
+    }
+
+    fn begin<'a>(
+        mut inner: W,
+        receiver: &OrganizationPublicKey,
+        prologue: &'a [u8],
+        builder: impl FnOnce(&'a [u8]) -> Result<Builder<'a>, snow::Error>,
+    ) -> Result<Self, SealError> {
+        let remote = receiver.sealing_key().to_bytes();
+        let mut handshake = builder(prologue)
+            .and_then(|builder| builder.remote_public_key(&remote)?.build_initiator())
             .map_err(SealError::Noise)?;
         let mut message = vec![0; MAX_MESSAGE_BYTES + 2];
         let length = handshake.write_message(&[], &mut message).map_err(SealError::Noise)?;
@@ -252,12 +291,41 @@ impl<R: Read> Opener<R> {
     /// # Errors
     /// When it is not sealed, cannot be opened with this key and context, or was made by another sender.
     pub fn new(
-        mut inner: R,
+        inner: R,
         receiver: &OrganizationKey,
         sender: &OrganizationPublicKey,
         context: &SealContext,
     ) -> Result<Self, SealError> {
-        let mut head = [0; SEALED_MAGIC.len() + HANDSHAKE_BYTES];
+        let (inner, handshake) =
+            Self::begin::<{ SEALED_MAGIC.len() + HANDSHAKE_BYTES }>(inner, PATTERN, receiver, context)?;
+        if handshake.get_remote_static() != Some(sender.sealing_key().as_bytes().as_slice()) {
+            return Err(SealError::OtherSender { expected: context.sender });
+        }
+        Self::proceed(inner, handshake)
+    }
+
+    /// Reads the beginning of a sealed payload that anybody may have made.
+    ///
+    /// # Errors
+    /// When it is not sealed, cannot be opened with this key and context, or its sender is not anonymous.
+    pub fn anonymous(inner: R, receiver: &OrganizationKey, context: &SealContext) -> Result<Self, SealError> {
+        let (inner, handshake) = Self::begin::<{ SEALED_MAGIC.len() + ANONYMOUS_HANDSHAKE_BYTES }>(
+            inner,
+            ANONYMOUS_PATTERN,
+            receiver,
+            context,
+        )?;
+        Self::proceed(inner, handshake)
+    }
+
+    /// Reads the magic and the handshake, which have `N` bytes.
+    fn begin<const N: usize>(
+        mut inner: R,
+        pattern: &str,
+        receiver: &OrganizationKey,
+        context: &SealContext,
+    ) -> Result<(R, HandshakeState), SealError> {
+        let mut head = [0; N];
         let length = read_up_to(&mut inner, &mut head)?;
         if !head[..length].starts_with(&SEALED_MAGIC) {
             return Err(SealError::NotSealed);
@@ -267,11 +335,14 @@ impl<R: Read> Opener<R> {
         }
         let prologue = context.prologue();
         let secret = receiver.sealing_secret().to_bytes();
-        let mut handshake = builder(&prologue, &secret).and_then(Builder::build_responder).map_err(SealError::Noise)?;
+        let mut handshake = builder(pattern, &prologue)
+            .and_then(|builder| builder.local_private_key(&secret)?.build_responder())
+            .map_err(SealError::Noise)?;
         handshake.read_message(&head[SEALED_MAGIC.len()..], &mut []).map_err(|_| SealError::CannotOpen)?;
-        if handshake.get_remote_static() != Some(sender.sealing_key().as_bytes().as_slice()) {
-            return Err(SealError::OtherSender { expected: context.sender });
-        }
+        Ok((inner, handshake))
+    }
+
+    fn proceed(inner: R, handshake: HandshakeState) -> Result<Self, SealError> {
         let transport = handshake.into_transport_mode().map_err(SealError::Noise)?;
         Ok(Self {
             inner,
@@ -281,6 +352,15 @@ impl<R: Read> Opener<R> {
             unread: 0..0,
             ended: false,
         })
+    }
+
+    /// Opens all that is left.
+    fn whole(mut self) -> Result<Vec<u8>, SealError> {
+        let mut content = Vec::new();
+        while self.next_chunk()? {
+            content.extend_from_slice(self.chunk());
+        }
+        Ok(content)
     }
 
     /// Opens the next chunk; `false` when the payload has ended whole.
@@ -333,8 +413,8 @@ impl<R: Read> Read for Opener<R> {
     }
 }
 
-fn builder<'a>(prologue: &'a [u8], secret: &'a [u8; 32]) -> Result<Builder<'a>, snow::Error> {
-    Builder::new(PATTERN.parse()?).prologue(prologue)?.local_private_key(secret)
+fn builder<'a>(pattern: &str, prologue: &'a [u8]) -> Result<Builder<'a>, snow::Error> {
+    Builder::new(pattern.parse()?).prologue(prologue)
 }
 
 fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> Result<usize, SealError> {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RunId, StudyId, TaskId, UserId};
-use twinmesh_protocol::key::OrganizationPublicKey;
+use twinmesh_protocol::key::PublicKey;
 use twinmesh_protocol::wire::{
     AlgorithmAddress, AlgorithmAddresses, Collaboration, ContainerToken, ContainerTokenRequest, NewCollaboration,
     NewNode, NewOrganization, NewPeer, NewPort, NewRole, NewStudy, NewTask, NewUser, Node, Organization, OverlayInfo,
@@ -220,11 +220,7 @@ impl Api {
     ///
     /// # Errors
     /// As every request.
-    pub async fn organization_key_update(
-        &self,
-        id: OrganizationId,
-        key: OrganizationPublicKey,
-    ) -> Result<Organization, ApiError> {
+    pub async fn organization_key_update(&self, id: OrganizationId, key: &PublicKey) -> Result<Organization, ApiError> {
         let change = NewOrganization { public_key: Some(key.to_api()), ..NewOrganization::default() };
         self.organization_update(id, &change).await
     }

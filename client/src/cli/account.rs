@@ -14,7 +14,7 @@ use super::home::LogIn;
 use super::output::{Style, note};
 use super::table::{Cell, clean};
 use crate::api::{Api, ApiError};
-use crate::key::{KeyFileError, read_organization_key};
+use crate::key::{KeyFileError, read_private_key};
 use crate::pins::shown_key;
 
 pub(super) async fn log_in(context: &Context<'_>, login: Login) -> anyhow::Result<()> {
@@ -87,7 +87,7 @@ pub(super) async fn status(context: &Context<'_>) -> anyhow::Result<Exit> {
     let mut is_well = true;
     let path = context.home.key_path();
     let shown = organization.as_ref().map(shown_key);
-    let (key, fingerprint) = match (read_organization_key(&path), shown) {
+    let (key, fingerprint) = match (read_private_key(&path), shown) {
         (Ok(key), Some(Ok(shown))) if shown == key.public() => {
             (Cell::styled("the coordinator shows the key here", Style::Good), Some(key.public().fingerprint()))
         }

@@ -67,7 +67,7 @@ pub(super) fn judge(error: &anyhow::Error) -> (Exit, Option<String>) {
         if let Some(KeyFileError::Missing { .. }) = cause.downcast_ref() {
             return (Exit::Failed, Some("make one with `twinmesh key create`, or name the file with --key".into()));
         }
-        if let Some(RunError::Tampered { .. }) = cause.downcast_ref() {
+        if let Some(RunError::Tampered { .. } | RunError::Envelope { .. }) = cause.downcast_ref() {
             return (Exit::Failed, Some("do not use it; tell the organization and the coordinator's operator".into()));
         }
     }

@@ -90,7 +90,7 @@ fn pin(context: &Context<'_>, organization: &Organization, fingerprint: Option<&
             }
             .into());
         }
-        pins.set(organization.id, &organization.name, shown, clock::now())?;
+        pins.set(organization.id, &organization.name, shown.clone(), clock::now())?;
         context.output.say(format_args!("Pinned the key of organization `{}`.", organization.name));
     }
     let pinned = pins.get(organization.id);

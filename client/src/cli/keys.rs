@@ -5,7 +5,7 @@ use serde_json::json;
 use super::Context;
 use super::account::confirm;
 use super::args::Key;
-use crate::key::{KeyCreation, Upload, create_organization_key, read_organization_key};
+use crate::key::{KeyCreation, Upload, create_organization_key, read_private_key};
 use crate::pins::shown_key;
 
 pub(super) async fn run(context: &Context<'_>, verb: Key) -> anyhow::Result<()> {
@@ -30,7 +30,7 @@ pub(super) async fn run(context: &Context<'_>, verb: Key) -> anyhow::Result<()> 
             )
         }
         Key::Show => {
-            let key = read_organization_key(&path)?.public();
+            let key = read_private_key(&path)?.public();
             if output.json {
                 return output.json(&json!({
                     "file": path, "fingerprint": key.fingerprint(), "public_key": key.to_api(),

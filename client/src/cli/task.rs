@@ -326,6 +326,14 @@ fn print_results(context: &Context<'_>, results: &TaskResults, file: Option<&Pat
             }
         }
     }
+    let unproven = results.runs.iter().filter(|run| run.outcome.is_ok() && !run.is_proven);
+    let unproven: Vec<String> = unproven.map(|run| clean(&run.organization)).collect();
+    if results.is_encrypted && !unproven.is_empty() {
+        note(&format!(
+            "note: that the results of {} are theirs, unaltered, is the coordinator's word: RSA keys prove nothing",
+            unproven.join(", ")
+        ));
+    }
     let mut exit = Exit::Done;
     for error in results.runs.iter().filter_map(|run| run.outcome.as_ref().err()) {
         exit = Exit::Failed;

@@ -1,3 +1,4 @@
+use twinmesh_protocol::envelope::EnvelopeError;
 use twinmesh_protocol::id::{RunId, TaskId};
 use twinmesh_protocol::payload::NotBase64;
 use twinmesh_protocol::sealed::SealError;
@@ -80,6 +81,32 @@ pub enum ClientError {
         organization: String,
         /// Why.
         source: SealError,
+    },
+    /// The input cannot be put into vantage6's envelope.
+    #[error("cannot encrypt the input for organization `{organization}`")]
+    Envelope {
+        /// The organization's name.
+        organization: String,
+        /// Why.
+        source: EnvelopeError,
+    },
+    /// Our key is RSA and theirs is not.
+    #[error(
+        "organization `{organization}` has an Ed25519 key and runs signed tasks only, but the private key here is RSA, \
+         which signs nothing"
+    )]
+    NeedsSignature {
+        /// The organization's name.
+        organization: String,
+    },
+    /// Limits on subtasks that nobody can sign.
+    #[error("the private key here is RSA, which signs nothing: what subtasks a task may make cannot be said")]
+    Delegation,
+    /// The task was signed with the key that our organization had before.
+    #[error("task {task} was signed with an Ed25519 key, but the private key here is RSA")]
+    SignedBefore {
+        /// The task.
+        task: TaskId,
     },
     /// The manifest cannot be signed.
     #[error("cannot sign the task")]
@@ -168,7 +195,7 @@ impl ClientError {
             Self::Pin(PinError::Mismatch { .. }) => {
                 Some("replace a pin with `twinmesh organization pin ORGANIZATION --fingerprint …`".into())
             }
-            Self::ForeignManifest { .. } => {
+            Self::ForeignManifest { .. } | Self::SignedBefore { .. } => {
                 Some("results can be opened with the key that signed the task; name its file with --key".into())
             }
             Self::NotMember { .. } => Some("list them with `twinmesh organization list --collaboration …`".into()),
@@ -182,6 +209,9 @@ impl ClientError {
             | Self::NoReceivers { .. }
             | Self::Input(_)
             | Self::Seal { .. }
+            | Self::Envelope { .. }
+            | Self::NeedsSignature { .. }
+            | Self::Delegation
             | Self::Sign(_)
             | Self::NoManifest { .. }
             | Self::NoCollaboration { .. }
@@ -228,6 +258,16 @@ pub enum RunError {
         /// What does not fit.
         source: SealError,
     },
+    /// It cannot be opened with our RSA key.
+    #[error("result of run {run} from organization `{organization}` was altered or not made for us")]
+    Envelope {
+        /// The run.
+        run: RunId,
+        /// The name of the organization that should have made it.
+        organization: String,
+        /// What does not fit.
+        source: EnvelopeError,
+    },
     /// It is no payload at all.
     #[error("result of run {run} from organization `{organization}` cannot be read")]
     Malformed {
@@ -266,6 +306,7 @@ impl RunError {
             Self::Unfinished { run, .. }
             | Self::Failed { run, .. }
             | Self::Tampered { run, .. }
+            | Self::Envelope { run, .. }
             | Self::Malformed { run, .. }
             | Self::Missing { run, .. }
             | Self::Untrusted { run, .. } => *run,

@@ -1,10 +1,13 @@
 use std::collections::BTreeMap;
 
 use twinmesh_protocol::digest::Digest;
+use twinmesh_protocol::envelope;
 use twinmesh_protocol::id::{CollaborationId, OrganizationId, RunId, TaskId};
+use twinmesh_protocol::key::{OrganizationKey, PrivateKey, PublicKey};
 use twinmesh_protocol::manifest::TaskManifest;
 use twinmesh_protocol::payload;
-use twinmesh_protocol::sealed::{Direction, SealContext, open};
+use twinmesh_protocol::rsa::RsaKey;
+use twinmesh_protocol::sealed::{Direction, SealContext, open, open_anonymous};
 use twinmesh_protocol::status::RunStatus;
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::{Run, Task};
@@ -19,6 +22,8 @@ pub struct TaskResults {
     /// Whether the task was made here, so that it is certain that these are its results. Else the coordinator's word
     /// stands for it that the number means the task that somebody told of.
     pub is_made_here: bool,
+    /// Whether the results are encrypted on their way.
+    pub is_encrypted: bool,
     /// Its runs, by organization.
     pub runs: Vec<RunOutcome>,
 }
@@ -50,12 +55,25 @@ pub struct RunOutcome {
     pub finished_at: Option<Time>,
     /// Its result, opened and checked.
     pub outcome: Result<Content, RunError>,
+    /// Whether it is certain that this organization made the result, for this task. Where its key or ours is RSA, or nothing
+    /// is encrypted, it is the coordinator's word.
+    pub is_proven: bool,
+}
+
+/// How the results of a task are protected.
+enum Protection<'a> {
+    /// Not at all.
+    None,
+    /// Sealed to our Ed25519 key, for what we signed.
+    Sealed(&'a OrganizationKey, Box<TaskManifest>),
+    /// In vantage6's envelope to our RSA key.
+    Envelope(&'a RsaKey),
 }
 
 impl Client {
     /// The results of a task. In an encrypted collaboration each is opened with our key and checked to be made for
     /// this task by the organization whose run it is. A task made here must be shown as it was signed; another one must
-    /// be signed with our organization's key.
+    /// be signed with our organization's key. With an RSA key nothing is signed and nothing but the opening is checked.
     ///
     /// # Errors
     /// When the task is not one of ours, was altered, or the coordinator refuses. What is wrong with a single run
@@ -94,30 +112,48 @@ impl Client {
             // A sealed task, too, could be shown so: without manifest, in a collaboration that is not encrypted.
             return Err(ClientError::Unsigned { task: id, collaboration: members.collaboration.name });
         }
-        let manifest = if is_sealed { Some(self.manifest(&task, signed, &members, &runs)?) } else { None };
+        let protection = if is_sealed { self.protection(&task, signed, &members, &runs)? } else { Protection::None };
         let texts: BTreeMap<RunId, Option<String>> =
             results.into_iter().map(|result| (result.id, result.result)).collect();
         let mut outcomes: Vec<RunOutcome> = runs
             .into_iter()
             .map(|run| {
                 let text = texts.get(&run.id).cloned().flatten();
-                self.outcome(run, text, manifest.as_ref(), &members)
+                self.outcome(run, text, &protection, &members)
             })
             .collect();
         outcomes.sort_by_key(|outcome| (outcome.organization_id, outcome.run_id));
-        Ok(TaskResults { task, is_made_here: made.is_some(), runs: outcomes })
+        Ok(TaskResults { task, is_made_here: made.is_some(), is_encrypted: is_sealed, runs: outcomes })
     }
 
-    /// What we signed, checked against what is known of it here and what the coordinator shows.
-    fn manifest(
+    fn protection(
         &self,
         task: &Task,
         known: Option<Digest>,
         members: &Members,
         runs: &[Run],
+    ) -> Result<Protection<'_>, ClientError> {
+        match &self.key {
+            None => Err(ClientError::NoKey { collaboration: members.collaboration.name.clone() }),
+            Some(PrivateKey::Ed25519(key)) => {
+                Ok(Protection::Sealed(key, Box::new(self.manifest(key, task, known, members, runs)?)))
+            }
+            Some(PrivateKey::Rsa(_)) if known.is_some() || task.manifest.is_some() => {
+                Err(ClientError::SignedBefore { task: task.id })
+            }
+            Some(PrivateKey::Rsa(key)) => Ok(Protection::Envelope(key)),
+        }
+    }
+
+    /// What we signed, checked against what is known of it here and what the coordinator shows.
+    fn manifest(
+        &self,
+        key: &OrganizationKey,
+        task: &Task,
+        known: Option<Digest>,
+        members: &Members,
+        runs: &[Run],
     ) -> Result<TaskManifest, ClientError> {
-        let collaboration = || members.collaboration.name.clone();
-        let key = self.key.as_ref().ok_or_else(|| ClientError::NoKey { collaboration: collaboration() })?;
         let signed = task.manifest.as_ref().ok_or(ClientError::NoManifest { task: task.id })?;
         if known.is_some_and(|known| known != signed.digest()) {
             return Err(ClientError::OtherManifest { task: task.id });
@@ -149,13 +185,7 @@ impl Client {
         Ok(manifest)
     }
 
-    fn outcome(
-        &self,
-        run: Run,
-        text: Option<String>,
-        manifest: Option<&TaskManifest>,
-        members: &Members,
-    ) -> RunOutcome {
+    fn outcome(&self, run: Run, text: Option<String>, protection: &Protection<'_>, members: &Members) -> RunOutcome {
         let organization_id = organization_of(&run);
         let organization = members.name(organization_id);
         let mut outcome = RunOutcome {
@@ -166,9 +196,15 @@ impl Client {
             started_at: run.started_at,
             finished_at: run.finished_at,
             outcome: Err(RunError::Missing { run: run.id, organization: organization.clone() }),
+            is_proven: false,
         };
         outcome.outcome = match (run.status, text) {
-            (RunStatus::Completed, Some(text)) if !text.is_empty() => self.content(&outcome, &text, manifest, members),
+            (RunStatus::Completed, Some(text)) if !text.is_empty() => {
+                self.content(&outcome, &text, protection, members).map(|(content, is_proven)| {
+                    outcome.is_proven = is_proven;
+                    content
+                })
+            }
             (RunStatus::Completed, _) => Err(RunError::Missing { run: run.id, organization }),
             (status, _) if status.is_finished() => {
                 Err(RunError::Failed { run: run.id, organization, status, log: run.log.unwrap_or_default() })
@@ -178,22 +214,29 @@ impl Client {
         outcome
     }
 
+    /// What a result holds, and whether it is certain who made it.
     fn content(
         &self,
         outcome: &RunOutcome,
         text: &str,
-        manifest: Option<&TaskManifest>,
+        protection: &Protection<'_>,
         members: &Members,
-    ) -> Result<Content, RunError> {
+    ) -> Result<(Content, bool), RunError> {
         let (run, organization) = (outcome.run_id, || outcome.organization.clone());
-        let bytes = payload::from_text(text).map_err(|source| RunError::Malformed {
-            run,
-            organization: organization(),
-            source,
-        })?;
-        let (Some(manifest), Some(key)) = (manifest, &self.key) else {
-            return Ok(Content::new(bytes));
+        let bytes = || {
+            let malformed = |source| RunError::Malformed { run, organization: organization(), source };
+            payload::from_text(text).map_err(malformed)
         };
+        let (key, manifest) = match protection {
+            Protection::None => return Ok((Content::new(bytes()?), false)),
+            Protection::Envelope(key) => {
+                let opened = envelope::open(key, text);
+                let envelope = |source| RunError::Envelope { run, organization: organization(), source };
+                return Ok((Content::new(opened.map_err(envelope)?), false));
+            }
+            Protection::Sealed(key, manifest) => (key, manifest),
+        };
+        let bytes = bytes()?;
         let id = outcome.organization_id;
         let pinned = self.pins().key(id);
         let sender = match (pinned, members.get(id)) {
@@ -217,11 +260,12 @@ impl Client {
             receiver: self.organization.id,
             nonce: manifest.nonce,
         };
-        open(key, &sender, &context, &bytes).map(Content::new).map_err(|source| RunError::Tampered {
-            run,
-            organization: organization(),
-            source,
-        })
+        let opened = match &sender {
+            PublicKey::Ed25519(sender) => open(key, sender, &context, &bytes),
+            PublicKey::Rsa(_) => open_anonymous(key, &context, &bytes),
+        };
+        let tampered = |source| RunError::Tampered { run, organization: organization(), source };
+        Ok((Content::new(opened.map_err(tampered)?), sender.ed25519().is_some()))
     }
 }
 

@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use twinmesh_protocol::digest::Digest;
+use twinmesh_protocol::envelope;
 use twinmesh_protocol::id::{CollaborationId, OrganizationId, StudyId};
-use twinmesh_protocol::key::{OrganizationKey, OrganizationPublicKey};
+use twinmesh_protocol::key::{OrganizationKey, PrivateKey, PublicKey};
 use twinmesh_protocol::manifest::{Delegation, MANIFEST_VERSION, Nonce, Receiver, SignedManifest, TaskManifest};
 use twinmesh_protocol::payload;
 use twinmesh_protocol::sealed::{Direction, SealContext, seal};
@@ -102,6 +103,9 @@ impl Client {
     /// Asks for a task: verifies the organizations' keys against the pins, seals the input to each, signs the
     /// manifest, and hands it to the coordinator. Waits for a coordinator that is away; the task is made once.
     ///
+    /// With an RSA key nothing is signed: the task goes to organizations with RSA keys, whose nodes take it on the
+    /// coordinator's word.
+    ///
     /// # Errors
     /// When a key is missing, is not the pinned one, or the coordinator refuses.
     pub async fn task(&self, request: NewTaskRequest) -> Result<Task, ClientError> {
@@ -119,8 +123,13 @@ impl Client {
         let input = json!({"method": request.function, "args": request.args, "kwargs": request.kwargs});
         let input = serde_json::to_vec(&input).map_err(ClientError::Input)?;
         let (organizations, manifest) = if members.collaboration.encrypted {
-            let (organizations, manifest) = self.sealed(&request, &members, &receivers, &input)?;
-            (organizations, Some(manifest))
+            match self.key_for(&members)? {
+                PrivateKey::Ed25519(key) => {
+                    let (organizations, manifest) = self.sealed(key, &request, &members, &receivers, &input)?;
+                    (organizations, Some(manifest))
+                }
+                PrivateKey::Rsa(_) => (self.enveloped(&request, &members, &receivers, &input)?, None),
+            }
         } else {
             let input = payload::to_text(&input);
             let organizations =
@@ -198,12 +207,12 @@ impl Client {
     /// The sealed inputs and the manifest that names them.
     fn sealed(
         &self,
+        key: &OrganizationKey,
         request: &NewTaskRequest,
         members: &Members,
         receivers: &[Organization],
         input: &[u8],
     ) -> Result<(Vec<NewTaskOrganization>, SignedManifest), ClientError> {
-        let key = self.key_for(members)?;
         let delegation = self.delegation(request, members, receivers.len());
         self.check_delegates(delegation.as_ref(), members)?;
         let nonce = Nonce::random();
@@ -217,10 +226,16 @@ impl Client {
                 receiver: organization.id,
                 nonce,
             };
-            let receiver = self.member_key(members, organization)?;
-            let sealed = seal(key, &receiver, &context, input)
-                .map_err(|source| ClientError::Seal { organization: organization.name.clone(), source })?;
-            let text = payload::to_text(&sealed);
+            let text = match self.member_key(members, organization)? {
+                PublicKey::Ed25519(receiver) => {
+                    let sealed = seal(key, &receiver, &context, input)
+                        .map_err(|source| ClientError::Seal { organization: organization.name.clone(), source })?;
+                    payload::to_text(&sealed)
+                }
+                // Nobody could tell who made the envelope, were its digest not signed below.
+                PublicKey::Rsa(receiver) => envelope::seal(&receiver, input)
+                    .map_err(|source| ClientError::Envelope { organization: organization.name.clone(), source })?,
+            };
             signed.push(Receiver { organization_id: organization.id, input_sha256: Digest::of(text.as_bytes()) });
             organizations.push(NewTaskOrganization { id: organization.id, input: text });
         }
@@ -243,8 +258,30 @@ impl Client {
         Ok((organizations, Signed::sign(&manifest, key).map_err(ClientError::Sign)?))
     }
 
+    /// The inputs of a task that nobody signs.
+    fn enveloped(
+        &self,
+        request: &NewTaskRequest,
+        members: &Members,
+        receivers: &[Organization],
+        input: &[u8],
+    ) -> Result<Vec<NewTaskOrganization>, ClientError> {
+        if request.delegation != Delegate::ByConvention {
+            return Err(ClientError::Delegation);
+        }
+        let enveloped = receivers.iter().map(|organization| match self.member_key(members, organization)? {
+            PublicKey::Rsa(receiver) => {
+                let input = envelope::seal(&receiver, input)
+                    .map_err(|source| ClientError::Envelope { organization: organization.name.clone(), source })?;
+                Ok(NewTaskOrganization { id: organization.id, input })
+            }
+            PublicKey::Ed25519(_) => Err(ClientError::NeedsSignature { organization: organization.name.clone() }),
+        });
+        enveloped.collect()
+    }
+
     /// Our key, if it is the one that the others see.
-    fn key_for(&self, members: &Members) -> Result<&OrganizationKey, ClientError> {
+    fn key_for(&self, members: &Members) -> Result<&PrivateKey, ClientError> {
         let collaboration = || members.collaboration.name.clone();
         let key = self.key.as_ref().ok_or_else(|| ClientError::NoKey { collaboration: collaboration() })?;
         let ours = members.get(self.organization.id).unwrap_or(&self.organization);
@@ -255,9 +292,9 @@ impl Client {
         };
         match shown_key(ours) {
             Ok(shown) if shown == key.public() => Ok(key),
-            Ok(shown) => Err(differs(OrganizationPublicKey::fingerprint(shown))),
+            Ok(shown) => Err(differs(shown.fingerprint())),
             Err(_) if ours.public_key.is_empty() => Err(differs("none".into())),
-            Err(_) => Err(differs("a key of another kind".into())),
+            Err(_) => Err(differs("something else than a key".into())),
         }
     }
 

@@ -5,5 +5,6 @@
 mod cli;
 mod events;
 mod researcher;
+mod rsa;
 mod server;
 mod session;

@@ -8,7 +8,7 @@ use twinmesh_client::pins::PinStore;
 use twinmesh_client::researcher::{Client, ClientError, Delegate, NewTaskRequest, RunError};
 use twinmesh_client::{Api, ApiOptions};
 use twinmesh_protocol::id::CollaborationId;
-use twinmesh_protocol::key::OrganizationKey;
+use twinmesh_protocol::key::{OrganizationKey, PrivateKey};
 use twinmesh_protocol::payload::{self, PayloadForm, classify};
 use twinmesh_protocol::status::RunStatus;
 use twinmesh_protocol::time::Time;
@@ -16,6 +16,11 @@ use twinmesh_protocol::time::Time;
 use crate::server::{ALL, COLLABORATION, HOSPITAL_A, HOSPITAL_B, Nodes, Server, UNIVERSITY, key, seal_result};
 
 async fn client_with(server: &Server, key: Option<OrganizationKey>, pins: PinStore) -> Client {
+    client_of(server, key.map(PrivateKey::Ed25519), pins).await
+}
+
+/// With a key of either kind.
+pub(crate) async fn client_of(server: &Server, key: Option<PrivateKey>, pins: PinStore) -> Client {
     let api = Api::new(&server.url, ApiOptions::default()).unwrap();
     api.log_in_user("ada", "correct", None).await.unwrap();
     Client::new(api, key, pins).await.unwrap().with_patience(Duration::from_secs(20))
@@ -25,7 +30,7 @@ async fn client(server: &Server) -> Client {
     client_with(server, Some(key(UNIVERSITY)), PinStore::in_memory()).await
 }
 
-fn request() -> NewTaskRequest {
+pub(crate) fn request() -> NewTaskRequest {
     let mut request = NewTaskRequest::new(COLLABORATION, "twinmesh/builtin:0.1.0", "summary_partial");
     request.kwargs.insert("columns".into(), json!(["age"]));
     request
@@ -355,7 +360,7 @@ async fn keys_that_do_not_fit_are_explained() {
     let client = client(&server).await;
     let rsa = "-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAJv8ZpB5hEK7qxP9K3v43hUS5fGT4waK\ne7ix4Z4mu5UBv+cw7WSFAt0Vaag0sAbsPzU8Hhsrj/qPABvfB8asUwcCAwEAAQ==\n-----END PUBLIC KEY-----\n";
     for (public_key, words) in [
-        (payload::to_text(rsa.as_bytes()), "this release seals to Ed25519 keys only"),
+        (payload::to_text(rsa.as_bytes()), "cannot be used"),
         (String::new(), "has no public key"),
         ("nonsense".into(), "cannot be used"),
     ] {

@@ -12,11 +12,13 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 use twinmesh_protocol::digest::Digest;
+use twinmesh_protocol::envelope;
 use twinmesh_protocol::id::{CollaborationId, JobId, NodeId, OrganizationId, RoleId, RunId, TaskId, UserId};
-use twinmesh_protocol::key::OrganizationKey;
+use twinmesh_protocol::key::{OrganizationKey, PrivateKey, PublicKey};
 use twinmesh_protocol::manifest::TaskManifest;
 use twinmesh_protocol::payload;
-use twinmesh_protocol::sealed::{Direction, SealContext, open, seal};
+use twinmesh_protocol::rsa::RsaKey;
+use twinmesh_protocol::sealed::{Direction, SealContext, open, seal, seal_anonymous};
 use twinmesh_protocol::status::{RunStatus, task_status};
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::{
@@ -35,6 +37,14 @@ const LONG_AGO: Time = Time::from_micros(1_577_836_800_000_000);
 /// The key of an organization, the same in every test.
 pub(crate) fn key(organization: OrganizationId) -> OrganizationKey {
     OrganizationKey::from_seed(&[u8::try_from(organization.get()).unwrap(); 32])
+}
+
+/// The key of all organizations that are said to have an RSA key, as vantage6's tools write it.
+pub(crate) fn rsa_key() -> RsaKey {
+    match PrivateKey::from_pem(include_str!("rsa_private.pem")).unwrap() {
+        PrivateKey::Rsa(key) => key,
+        PrivateKey::Ed25519(_) => unreachable!("the file holds an RSA key"),
+    }
 }
 
 /// What a request was.
@@ -136,7 +146,7 @@ impl Server {
         for run in state.runs.iter_mut().filter(|run| !run.status.is_finished()) {
             let Some(twinmesh_protocol::wire::One::Link(link)) = &run.task else { continue };
             let Some(task) = state.tasks.iter().find(|task| task.id.get() == link.id) else { continue };
-            let (status, result) = work(task, run);
+            let (status, result) = work(task, run, &state.organizations, state.encrypted);
             run.status = status;
             run.finished_at = Some(LONG_AGO);
             state.results.insert(run.id, result);
@@ -155,16 +165,28 @@ impl Server {
 }
 
 /// What an honest node does: open the input, run the function, seal the result.
-fn work(task: &Task, run: &Run) -> (RunStatus, String) {
+fn work(task: &Task, run: &Run, organizations: &[Organization], encrypted: bool) -> (RunStatus, String) {
     let organization = OrganizationId::new(run.organization.as_ref().unwrap().id);
     let output = serde_json::to_vec(&json!({"n": organization.get() * 10})).unwrap();
+    let shown = organizations.iter().find(|shown| shown.id == organization).unwrap();
+    let is_rsa = matches!(PublicKey::from_api(&shown.public_key), Ok(PublicKey::Rsa(_)));
     let Some(signed) = &task.manifest else {
-        return (RunStatus::Completed, payload::to_text(&output));
+        if !encrypted {
+            return (RunStatus::Completed, payload::to_text(&output));
+        }
+        let input = envelope::open_text(&rsa_key(), run.input.as_ref().unwrap()).unwrap();
+        assert!(serde_json::from_slice::<Value>(&input).unwrap()["method"].is_string());
+        return (RunStatus::Completed, envelope::seal(rsa_key().public(), &output).unwrap());
     };
     let manifest = signed.verify(&key(UNIVERSITY).public()).unwrap();
     let input = run.input.clone().unwrap();
     let receiver = manifest.receivers.iter().find(|receiver| receiver.organization_id == organization).unwrap();
     assert_eq!(receiver.input_sha256, Digest::of(input.as_bytes()));
+    if is_rsa {
+        let input: Value = serde_json::from_slice(&envelope::open_text(&rsa_key(), &input).unwrap()).unwrap();
+        assert_eq!(input["method"], *manifest.function);
+        return (RunStatus::Completed, seal_result_anonymously(&manifest, organization, &output));
+    }
     let context = context(&manifest, Direction::Input, UNIVERSITY, organization);
     let input = payload::from_text(&input).unwrap();
     let input = open(&key(organization), &key(UNIVERSITY).public(), &context, &input).unwrap();
@@ -181,6 +203,11 @@ pub(crate) fn seal_result(
 ) -> String {
     let context = context(manifest, Direction::Result, organization, UNIVERSITY);
     payload::to_text(&seal(key_used, &key(UNIVERSITY).public(), &context, output).unwrap())
+}
+
+pub(crate) fn seal_result_anonymously(manifest: &TaskManifest, organization: OrganizationId, output: &[u8]) -> String {
+    let context = context(manifest, Direction::Result, organization, UNIVERSITY);
+    payload::to_text(&seal_anonymous(&key(UNIVERSITY).public(), &context, output).unwrap())
 }
 
 fn context(
@@ -514,7 +541,7 @@ fn record(state: &mut State, new: NewTask, idempotency_key: &str) -> TaskId {
         };
         match state.nodes {
             Nodes::Prompt => {
-                let (status, result) = work(&task, &run);
+                let (status, result) = work(&task, &run, &state.organizations, state.encrypted);
                 run.status = status;
                 state.results.insert(run.id, result);
             }

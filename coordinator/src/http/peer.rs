@@ -59,7 +59,7 @@ async fn publish(
     let key = store::task::public_key_fetch(caller.tx.conn(), place.organization_id).await?.unwrap_or_default();
     let key = match PublicKey::from_api(&key) {
         Ok(PublicKey::Ed25519(key)) => key,
-        Ok(PublicKey::Rsa) => {
+        Ok(PublicKey::Rsa(_)) => {
             return Err(refused("The organization's registered key is RSA; certificates need an Ed25519 key".into()));
         }
         Err(_) => {

@@ -91,7 +91,7 @@ pub(crate) fn check(
     }
     let key = match PublicKey::from_api(context.registered_key) {
         Ok(PublicKey::Ed25519(key)) => key,
-        Ok(PublicKey::Rsa) => return Err(ManifestRefusal::RsaKey(asking)),
+        Ok(PublicKey::Rsa(_)) => return Err(ManifestRefusal::RsaKey(asking)),
         Err(source) => return Err(ManifestRefusal::UnreadableKey { organization: asking, source }),
     };
     let manifest = signed.verify(&key)?;

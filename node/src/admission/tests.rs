@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde_json::json;
 use twinmesh_protocol::{
     id::CollaborationId,
-    key::{OrganizationKey, OrganizationPublicKey},
+    key::{OrganizationKey, PublicKey},
     manifest::{Delegation, MANIFEST_VERSION, Nonce, Receiver},
     payload,
     signed::Signed,
@@ -31,8 +31,8 @@ struct World {
 
 #[async_trait]
 impl Sources for World {
-    async fn key(&self, organization: OrganizationId) -> Result<OrganizationPublicKey, TrustError> {
-        Ok(key(organization).public())
+    async fn key(&self, organization: OrganizationId) -> Result<PublicKey, TrustError> {
+        Ok(key(organization).public().into())
     }
 
     async fn ancestor(&self, task_id: TaskId) -> Result<Ancestor, TrustError> {
@@ -87,7 +87,7 @@ async fn admit_with(world: &World, run: &Run, policies: &str) -> Result<Admitted
         organization_id: HOME,
         collaboration_id: CollaborationId::new(1),
         encrypted: false,
-        key: Some(key(HOME)),
+        key: Some(key(HOME).into()),
     };
     let policy = Policy::new(&config(&format!("[policies]\nrequire_signed_tasks = true\n{policies}")), false);
     Judge { home: &home, policy: &policy, sources: world }.admit(run, NOW).await

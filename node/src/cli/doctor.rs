@@ -1,7 +1,7 @@
 //! `twinmesh-node doctor`: tries the outside world, in the order in which a start needs it.
 
 use camino::Utf8Path;
-use twinmesh_client::{Api, ApiOptions, key::read_organization_key, pins::shown_key};
+use twinmesh_client::{Api, ApiOptions, key::read_private_key, pins::shown_key};
 use twinmesh_protocol::id::{CollaborationId, OrganizationId};
 
 use super::{Exit, say};
@@ -58,7 +58,7 @@ pub(super) async fn examine(path: &Utf8Path) -> anyhow::Result<Exit> {
     confinement(&config, &mut findings).await;
     let key = match &config.private_key {
         None => None,
-        Some(path) => match read_organization_key(path.as_std_path()) {
+        Some(path) => match read_private_key(path.as_std_path()) {
             Ok(key) => {
                 findings.note("private key", Ok(key.public().fingerprint()));
                 Some(key)
@@ -90,11 +90,7 @@ async fn confinement(config: &Config, findings: &mut Findings) {
     );
 }
 
-async fn coordinator(
-    config: &Config,
-    key: Option<twinmesh_protocol::key::OrganizationPublicKey>,
-    findings: &mut Findings,
-) {
+async fn coordinator(config: &Config, key: Option<twinmesh_protocol::key::PublicKey>, findings: &mut Findings) {
     let api = match Api::new(config.coordinator_url.as_str(), ApiOptions::default()) {
         Ok(api) => api,
         Err(error) => {

@@ -38,7 +38,8 @@ pub struct Config {
     pub api_key_file: Option<Utf8PathBuf>,
     /// Where the node keeps its journal, keys and runs. Nobody else may use it.
     pub state_directory: Utf8PathBuf,
-    /// The organization's private key (PKCS#8 PEM, Ed25519), made by `create-private-key`.
+    /// The organization's private key: Ed25519 (PKCS#8 PEM), made by `create-private-key`. RSA (PKCS#1 or PKCS#8 PEM) as
+    /// vantage6 makes it serves for payloads only: no twins, no signed subtasks, see `policies.require_signed_tasks`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_key: Option<Utf8PathBuf>,
     #[serde(default)]
@@ -176,7 +177,9 @@ pub struct Policies {
     pub allowed_users: Option<BTreeSet<UserId>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_organizations: Option<BTreeSet<OrganizationId>>,
-    /// Whether tasks without a valid signature are refused. By default where the collaboration is encrypted.
+    /// Whether tasks without a valid signature are refused. By default where the collaboration is encrypted. Organizations
+    /// with RSA keys cannot sign: their tasks are run by nodes whose organization has an RSA key too, and says `false` here.
+    /// Then who asks what is the coordinator's word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub require_signed_tasks: Option<bool>,
 }

@@ -107,7 +107,7 @@ impl Gateway {
         Ok(json!(result))
     }
 
-    /// What was signed for a task, if the run may read its results; none in an open collaboration without signatures.
+    /// What a task is, if the run may read its results; none in an open collaboration without signatures.
     async fn subtask(&self, task_id: TaskId) -> Result<Option<TaskManifest>, Failure> {
         let manifest = self.own_subtask(task_id).await?.ok_or_else(|| {
             Failure::new(
@@ -118,19 +118,21 @@ impl Gateway {
         if manifest.is_none() && self.services.home.encrypted {
             return Err(Failure::new(
                 StatusCode::FORBIDDEN,
-                format!("task {task_id} is not signed, so its results cannot be told from forged ones"),
+                format!(
+                    "it is not known for whom task {task_id} was sealed, so its results cannot be told from forged ones"
+                ),
             ));
         }
         Ok(manifest)
     }
 
-    /// Whether a task is a subtask that this run made, and what was signed for it.
+    /// Whether a task is a subtask that this run made, and what it is as far as it was sealed or signed.
     async fn own_subtask(&self, task_id: TaskId) -> Result<Option<Option<TaskManifest>>, Failure> {
         let failed = |text: String| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, text);
         let subtask = self.services.journal.subtask_fetch(self.served.run_id, task_id).await;
         let Some(subtask) = subtask.map_err(|error| failed(error.to_string()))? else { return Ok(None) };
-        let Some(signed) = subtask.manifest else { return Ok(Some(None)) };
-        let manifest = signed.read_unverified().map_err(|error| failed(format!("the journal's {error}")))?;
+        let Some(made) = subtask.made else { return Ok(Some(None)) };
+        let manifest = made.manifest().map_err(|error| failed(format!("the journal's {error}")))?;
         let parent = self.served.accepted.details.manifest.as_ref().map(|parent| parent.digest());
         if manifest.parent != parent {
             return Err(Failure::new(
@@ -194,7 +196,7 @@ impl Gateway {
             let status = if error.is_transient() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::FORBIDDEN };
             Failure::new(status, format!("the result of organization {organization_id} cannot be opened: {error}"))
         })?;
-        let from = Correspondent { organization_id, key, nonce: manifest.nonce };
+        let from = Correspondent { organization_id, key, nonce: Some(manifest.nonce) };
         let content = self.services.home.read(Direction::Result, Some(&from), text).map_err(|error| refuse(&error))?;
         result.result = Some(payload::to_text(&content));
         Ok(())

@@ -1,4 +1,7 @@
 //! Makes subtasks: seals their inputs, signs what they are, and makes each only once.
+//!
+//! An organization with an RSA key signs nothing. Its subtasks go out as stock nodes send them; what they are is kept in
+//! the journal all the same, so that their results are those of whom they asked.
 
 use std::sync::PoisonError;
 
@@ -11,7 +14,8 @@ use twinmesh_client::Api;
 use twinmesh_protocol::{
     digest::Digest,
     id::OrganizationId,
-    manifest::{MANIFEST_VERSION, Nonce, Receiver, SignedManifest, TaskManifest},
+    key::PrivateKey,
+    manifest::{MANIFEST_VERSION, Nonce, Receiver, TaskManifest},
     payload,
     sealed::Direction,
     signed::Signed,
@@ -20,7 +24,7 @@ use twinmesh_protocol::{
 
 use super::{Failure, Gateway, answer, forward::patiently};
 use crate::{
-    journal::{ContentKey, JournalError, SubtaskClaim},
+    journal::{ContentKey, JournalError, Made, SubtaskClaim},
     sealing::Correspondent,
     trust::Sources as _,
 };
@@ -96,48 +100,44 @@ impl Gateway {
             }
             return Ok(task);
         }
-        let parent = self.served.accepted.details.manifest.as_ref();
-        match parent {
-            Some(parent) => {
-                let journal = &self.services.journal;
-                match journal.subtask_request(claim).await.map_err(unrecorded)? {
-                    // Sent before, by this attempt or the one before it, and the answer was lost.
-                    Some(request) => new = request,
-                    None => {
-                        let signed = self.sign(&mut new, parent, claim).await?;
+        if self.services.home.encrypted || self.served.accepted.details.manifest.is_some() {
+            let journal = &self.services.journal;
+            match journal.subtask_request(claim).await.map_err(unrecorded)? {
+                // Sent before, by this attempt or the one before it, and the answer was lost.
+                Some(request) => new = request,
+                None => {
+                    let made = self.seal(&mut new, claim).await?;
+                    if let Made::Signed(signed) = &made {
                         new.manifest = Some(signed.clone());
-                        journal.subtask_signed(claim, &signed, &new).await.map_err(unrecorded)?;
                     }
+                    journal.subtask_made(claim, &made, &new).await.map_err(unrecorded)?;
                 }
             }
-            None if self.services.home.encrypted => {
-                return Err(Failure::new(
-                    StatusCode::FORBIDDEN,
-                    "the task of this run is not signed, so it can have no subtasks in an encrypted collaboration",
-                ));
-            }
-            None => {}
         }
         let key = self.derive(claim, b"key");
         let key = HEXLOWER.encode(key.as_bytes());
         patiently(|| api.task_create(&new, &key)).await
     }
 
-    /// Seals the inputs and signs the subtask in the organization's name, within what the parent allows.
-    async fn sign(
-        &self,
-        new: &mut NewTask,
-        parent: &SignedManifest,
-        claim: &SubtaskClaim,
-    ) -> Result<SignedManifest, Failure> {
+    /// Seals the inputs and signs the subtask in the organization's name, within what the parent allows. With an RSA key
+    /// nothing is signed.
+    async fn seal(&self, new: &mut NewTask, claim: &SubtaskClaim) -> Result<Made, Failure> {
         let home = &self.services.home;
         let forbidden = |text: String| Failure::new(StatusCode::FORBIDDEN, text);
-        let key = home
-            .key
-            .as_ref()
-            .ok_or_else(|| forbidden("this node has no organization key, so it cannot sign subtasks".into()))?;
+        let parent = self.served.accepted.details.manifest.as_ref();
+        let parent_manifest = parent.map(|parent| parent.read_unverified()).transpose();
         let parent_manifest =
-            parent.read_unverified().map_err(|error| forbidden(format!("the manifest of the run's task: {error}")))?;
+            parent_manifest.map_err(|error| forbidden(format!("the manifest of the run's task: {error}")))?;
+        let signer = match (&home.key, parent) {
+            (Some(PrivateKey::Ed25519(key)), Some(_)) => Some(key),
+            (Some(PrivateKey::Rsa(_)), _) => None,
+            (Some(PrivateKey::Ed25519(_)), None) => {
+                return Err(forbidden("the run's task is not signed, so its subtasks cannot be".into()));
+            }
+            (None, _) => {
+                return Err(forbidden("this node has no organization key, so it cannot sign subtasks".into()));
+            }
+        };
         let digest = self.derive(claim, b"nonce");
         let nonce: [u8; 16] = std::array::from_fn(|index| digest.as_bytes()[index]);
         let nonce = Nonce::new(nonce);
@@ -147,7 +147,8 @@ impl Gateway {
         for organization in &mut new.organizations {
             let content = payload::from_text(&organization.input)
                 .map_err(|_| bad_request(format!("the input of organization {} is not base64", organization.id)))?;
-            let method = method_of(&content, organization.id)?;
+            // What a subtask calls is compared with what was signed for its parent, where something was.
+            let method = parent.map(|_| method_of(&content, organization.id)).transpose()?.unwrap_or_default();
             match &function {
                 None => function = Some(method),
                 Some(first) if *first == method => {}
@@ -166,7 +167,7 @@ impl Gateway {
                         format!("the input of organization {} cannot be sealed: {error}", organization.id),
                     )
                 })?;
-                Some(Correspondent { organization_id: organization.id, key, nonce })
+                Some(Correspondent { organization_id: organization.id, key, nonce: signer.map(|_| nonce) })
             } else {
                 None
             };
@@ -178,6 +179,7 @@ impl Gateway {
                 input_sha256: Digest::of(organization.input.as_bytes()),
             });
         }
+        let now = (self.services.clock)().seconds();
         let manifest = TaskManifest {
             version: MANIFEST_VERSION,
             collaboration_id: home.collaboration_id,
@@ -187,15 +189,20 @@ impl Gateway {
             receivers,
             initiator: home.organization_id,
             user_id: None,
-            parent: Some(parent.digest()),
+            parent: parent.map(|parent| parent.digest()),
             // What the initiator granted holds for the whole job; each level is checked against the one above.
-            delegation: parent_manifest.delegation.clone(),
+            delegation: parent_manifest.as_ref().and_then(|parent| parent.delegation.clone()),
             nonce,
-            issued_at: (self.services.clock)().seconds(),
-            not_after: parent_manifest.not_after,
+            issued_at: now,
+            not_after: parent_manifest.as_ref().map_or(now, |parent| parent.not_after),
         };
-        manifest.check_within(parent, &parent_manifest).map_err(|error| forbidden(error.to_string()))?;
-        Signed::sign(&manifest, key).map_err(|error| bad_request(error.to_string()))
+        if let (Some(parent), Some(parent_manifest)) = (parent, &parent_manifest) {
+            manifest.check_within(parent, parent_manifest).map_err(|error| forbidden(error.to_string()))?;
+        }
+        match signer {
+            Some(key) => Signed::sign(&manifest, key).map(Made::Signed).map_err(|error| bad_request(error.to_string())),
+            None => Ok(Made::Unsigned(manifest)),
+        }
     }
 
     /// A number that belongs to this subtask alone, the same whenever it is asked for again.

@@ -28,7 +28,7 @@ use twinmesh_protocol::{
 };
 
 pub use record::{Accepted, Details, PortRecord, Record, Seed, Stage};
-pub use subtask::{ContentKey, MAX_SUBTASKS, Subtask, SubtaskClaim};
+pub use subtask::{ContentKey, MAX_SUBTASKS, Made, Subtask, SubtaskClaim};
 
 use crate::config::AlgorithmPort;
 

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 use twinmesh_protocol::{
     digest::Digest,
     id::{RunId, TaskId},
-    manifest::SignedManifest,
+    manifest::{SignedManifest, TaskManifest},
+    signed::SignedError,
     wire::NewTask,
 };
 
@@ -25,8 +27,31 @@ pub const MAX_SUBTASKS: i64 = 10_000;
 /// A subtask that a run made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subtask {
-    /// What this node signed for it, if it did.
-    pub manifest: Option<SignedManifest>,
+    /// What it is; known of all that this node sealed or signed.
+    pub made: Option<Made>,
+}
+
+/// What a subtask is, as this node made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Made {
+    Signed(SignedManifest),
+    /// By an organization with an RSA key: the coordinator never sees this.
+    Unsigned(TaskManifest),
+}
+
+impl Made {
+    /// What the subtask is.
+    ///
+    /// # Errors
+    ///
+    /// When the journal was altered.
+    pub fn manifest(self) -> Result<TaskManifest, SignedError> {
+        match self {
+            Self::Signed(signed) => signed.read_unverified(),
+            Self::Unsigned(manifest) => Ok(manifest),
+        }
+    }
 }
 
 /// The place that a request for a subtask takes.
@@ -129,19 +154,14 @@ impl Journal {
         if made >= MAX_SUBTASKS { Err(JournalError::Subtasks) } else { Ok(()) }
     }
 
-    /// Records what is asked of the coordinator for a subtask, with what was signed, before anybody else sees it.
+    /// Records what is asked of the coordinator for a subtask, with what it is, before anybody else sees it.
     ///
     /// Sealing draws new keys each time, so only the very same request is the same task to the coordinator.
-    pub async fn subtask_signed(
-        &self,
-        claim: &SubtaskClaim,
-        manifest: &SignedManifest,
-        request: &NewTask,
-    ) -> Result<(), JournalError> {
+    pub async fn subtask_made(&self, claim: &SubtaskClaim, made: &Made, request: &NewTask) -> Result<(), JournalError> {
         let entry =
             |error: serde_json::Error| JournalError::Entry { run_id: claim.run_id.get(), problem: error.to_string() };
         sqlx::query("UPDATE subtask SET manifest = ?, request = ? WHERE run_id = ? AND content = ? AND occurrence = ?")
-            .bind(serde_json::to_string(manifest).map_err(entry)?)
+            .bind(serde_json::to_string(made).map_err(entry)?)
             .bind(serde_json::to_string(request).map_err(entry)?)
             .bind(claim.run_id.get())
             .bind(claim.content.to_string())
@@ -193,12 +213,12 @@ impl Journal {
             .fetch_optional(&self.pool)
             .await?;
         let Some(row) = row else { return Ok(None) };
-        let manifest = row
+        let made = row
             .try_get::<Option<String>, _>("manifest")?
             .map(|text| serde_json::from_str(&text))
             .transpose()
             .map_err(|error| JournalError::Entry { run_id: run_id.get(), problem: error.to_string() })?;
-        Ok(Some(Subtask { manifest }))
+        Ok(Some(Subtask { made }))
     }
 }
 
@@ -259,7 +279,7 @@ mod tests {
         assert!(!journal.subtask_answered(&second, task).await.unwrap());
         assert!(!journal.subtask_answered(&other, task).await.unwrap());
         assert!(!journal.subtask_answered(&first, TaskId::new(11)).await.unwrap());
-        assert_eq!(journal.subtask_fetch(RunId::new(1), task).await.unwrap(), Some(Subtask { manifest: None }));
+        assert_eq!(journal.subtask_fetch(RunId::new(1), task).await.unwrap(), Some(Subtask { made: None }));
         assert_eq!(journal.subtask_fetch(RunId::new(2), task).await.unwrap(), None);
         assert_eq!(journal.subtask_fetch(RunId::new(1), TaskId::new(11)).await.unwrap(), None);
     }
@@ -285,20 +305,25 @@ mod tests {
             not_after: 1,
         };
         let signed = Signed::sign(&manifest, &key).unwrap();
-        let request: NewTask = serde_json::from_value(serde_json::json!({
-            "image": "image", "organizations": [{"id": 1, "input": "sealed once"}], "manifest": signed,
-        }))
-        .unwrap();
-        let claim = journal.subtask_claim_keyed(RunId::new(1), 1, Digest::of(b"content")).await.unwrap();
-        assert_eq!(journal.subtask_request(&claim).await.unwrap(), None);
-        journal.subtask_signed(&claim, &signed, &request).await.unwrap();
-        // The next attempt claims the same place and finds what was sent.
-        let again = journal.subtask_claim_keyed(RunId::new(1), 2, Digest::of(b"content")).await.unwrap();
-        assert_eq!(journal.subtask_request(&again).await.unwrap(), Some(request));
-        assert!(journal.subtask_answered(&again, TaskId::new(7)).await.unwrap());
-        assert_eq!(journal.subtask_request(&again).await.unwrap(), None);
-        let known = journal.subtask_fetch(RunId::new(1), TaskId::new(7)).await.unwrap().unwrap();
-        assert_eq!(known.manifest, Some(signed));
+        for (task, made) in [(7, Made::Signed(signed)), (8, Made::Unsigned(manifest.clone()))] {
+            let request: NewTask = serde_json::from_value(serde_json::json!({
+                "image": "image", "organizations": [{"id": 1, "input": "sealed once"}],
+            }))
+            .unwrap();
+            let content = Digest::of(&[task]);
+            let claim = journal.subtask_claim_keyed(RunId::new(1), 1, content).await.unwrap();
+            assert_eq!(journal.subtask_request(&claim).await.unwrap(), None);
+            journal.subtask_made(&claim, &made, &request).await.unwrap();
+            // The next attempt claims the same place and finds what was sent.
+            let again = journal.subtask_claim_keyed(RunId::new(1), 2, content).await.unwrap();
+            assert_eq!(journal.subtask_request(&again).await.unwrap(), Some(request));
+            let task = TaskId::new(task.into());
+            assert!(journal.subtask_answered(&again, task).await.unwrap());
+            assert_eq!(journal.subtask_request(&again).await.unwrap(), None);
+            let known = journal.subtask_fetch(RunId::new(1), task).await.unwrap().unwrap();
+            assert_eq!(known.made, Some(made.clone()));
+            assert_eq!(made.manifest().unwrap(), manifest);
+        }
     }
 
     #[tokio::test]

@@ -157,6 +157,7 @@ impl Inner {
     async fn certified(&self, record: &PeerRecord) -> Result<twinmesh_overlay::PeerId, String> {
         let organization = record.organization_id;
         let key = self.sources.key(organization).await.map_err(|error| error.to_string())?;
+        let key = key.ed25519().ok_or("its organization has an RSA key, which certifies no node")?;
         let certificate = verify_certificate(&record.certificate, organization, &key, (self.clock)())
             .map_err(|error| error.to_string())?;
         if certificate.collaboration_id != self.collaboration_id {

@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use twinmesh_client::{Api, ApiError, key::read_organization_key};
+use twinmesh_client::{Api, ApiError, key::read_private_key};
 use twinmesh_overlay::{Clock, Credentials, JobMeshes, Overlay, OverlayConfig, Paths, RelayAddress};
 use twinmesh_protocol::{
     certificate::{CERTIFICATE_VERSION, NodeCertificate, SignedCertificate},
     id::{CollaborationId, NodeId, OrganizationId},
-    key::OrganizationKey,
+    key::{OrganizationKey, PrivateKey},
     signed::Signed,
     time::Time,
     wire::NewPeer,
@@ -84,7 +84,7 @@ pub(super) async fn settle_keys(
     api: &Api,
     keyring: &Keyring,
     now: Time,
-) -> Result<Option<OrganizationKey>, StartError> {
+) -> Result<Option<PrivateKey>, StartError> {
     if identity.encrypted != config.encryption.enabled {
         return Err(StartError::Encryption {
             collaboration: identity.collaboration_name.clone(),
@@ -98,23 +98,24 @@ pub(super) async fn settle_keys(
         })
         .map_err(StartError::Pin)?;
     let Some(path) = &config.private_key else { return Ok(None) };
-    let key = read_organization_key(path.as_std_path())?;
+    let key = read_private_key(path.as_std_path())?;
+    let public = key.public();
     let organization = identity.organization_id;
     let shown = retry(|| api.organization_get(organization)).await?;
-    let is_shown = twinmesh_client::pins::shown_key(&shown).is_ok_and(|shown| shown == key.public());
-    if !is_shown {
+    // Stock clients compare the texts.
+    if shown.public_key != public.to_api() {
         if !shown.public_key.is_empty() {
             tracing::warn!("the coordinator shows another public key for this organization; uploading ours");
         }
-        retry(|| api.organization_key_update(organization, key.public())).await?;
-        tracing::info!("uploaded the organization's public key {}", key.public().fingerprint());
+        retry(|| api.organization_key_update(organization, &public)).await?;
+        tracing::info!("uploaded the organization's public key {}", public.fingerprint());
     }
     keyring
         .with_pins(|pins| {
-            if pins.key(organization) == Some(key.public()) {
+            if pins.key(organization).as_ref() == Some(&public) {
                 return Ok(());
             }
-            pins.set(organization, &shown.name, key.public(), now)
+            pins.set(organization, &shown.name, public.clone(), now)
         })
         .map_err(StartError::Pin)?;
     Ok(Some(key))

@@ -4,17 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use twinmesh_client::ApiError;
 use twinmesh_protocol::{
-    id::{OrganizationId, RunId},
-    manifest::TaskManifest,
-    sealed::Direction,
-    status::RunStatus,
-    time::Time,
-    wire::RunPatch,
+    id::RunId, manifest::SignedManifest, sealed::Direction, status::RunStatus, time::Time, wire::RunPatch,
 };
 
 use super::{begin::DISK_FULL, shared::Shared};
 use crate::{
-    journal::{End, JournalError, Record},
+    journal::{Details, End, JournalError, Record},
     reconcile::Conclusion,
     runtime::{Exit, ExitCause, RunHandle},
     sealing::Correspondent,
@@ -87,18 +82,9 @@ async fn result(shared: &Shared, record: &Record, handle: Option<&Arc<dyn RunHan
             if matches!(error, crate::runtime::OutputError::TooLarge { .. }) { hint } else { "" }
         )
     })?;
-    let to = match record.accepted.as_ref().and_then(|accepted| accepted.details.manifest.as_ref()) {
-        Some(signed) => {
-            let manifest: TaskManifest = signed.read_unverified().map_err(|error| error.to_string())?;
-            let initiator: OrganizationId = manifest.initiator;
-            let key = shared
-                .keyring
-                .key(initiator)
-                .await
-                .map_err(|error| format!("the result cannot be sealed to organization {initiator}: {error}"))?;
-            Some(Correspondent { organization_id: initiator, key, nonce: manifest.nonce })
-        }
-        None => None,
+    let to = match &record.accepted {
+        Some(accepted) if shared.home.encrypted => Some(initiator(shared, &accepted.details).await?),
+        Some(_) | None => None,
     };
     let home = shared.home.clone();
     // Sealing tens of megabytes takes tens of milliseconds, for which others should not wait.
@@ -106,6 +92,19 @@ async fn result(shared: &Shared, record: &Record, handle: Option<&Arc<dyn RunHan
         .await
         .map_err(|error| format!("the result cannot be sealed: {error}"))?
         .map_err(|error| format!("the result cannot be sealed: {error}"))
+}
+
+/// To whom a result goes.
+async fn initiator(shared: &Shared, details: &Details) -> Result<Correspondent, String> {
+    let manifest = details.manifest.as_ref().map(SignedManifest::read_unverified).transpose();
+    let manifest = manifest.map_err(|error| error.to_string())?;
+    let organization_id = manifest.as_ref().map_or(details.initiator, |manifest| manifest.initiator);
+    let key = shared
+        .keyring
+        .key(organization_id)
+        .await
+        .map_err(|error| format!("the result cannot be sealed to organization {organization_id}: {error}"))?;
+    Ok(Correspondent { organization_id, key, nonce: manifest.map(|manifest| manifest.nonce) })
 }
 
 /// The end of a log, whole lines if possible.

@@ -31,7 +31,7 @@ use twinmesh_overlay::{
 };
 use twinmesh_protocol::{
     id::{CollaborationId, NodeId, OrganizationId},
-    key::OrganizationKey,
+    key::{OrganizationKey, PrivateKey},
     signed::SignedError,
     time::Time,
 };
@@ -165,7 +165,11 @@ impl Node {
         let key = enroll::settle_keys(&config, &identity, &api, &keyring, clock()).await?;
         enroll::enrol(&identity, &api, &keyring).await?;
         let stop = CancellationToken::new();
-        let (meshes, presence) = match &key {
+        let policy = Policy::new(&config, identity.encrypted);
+        if let Some(PrivateKey::Rsa(_)) = &key {
+            warn_of_rsa(&policy, identity.encrypted);
+        }
+        let (meshes, presence) = match key.as_ref().and_then(PrivateKey::ed25519) {
             Some(key) => {
                 let keys = enroll::Keys { organization: key, node: &node_key };
                 let (meshes, presence) =
@@ -173,7 +177,7 @@ impl Node {
                 (Some(meshes), presence)
             }
             None => {
-                tracing::info!("without an organization key there is no overlay: runs have no twins here");
+                tracing::info!("without an Ed25519 key there is no overlay: runs have no twins here");
                 (None, Presence::none())
             }
         };
@@ -183,7 +187,6 @@ impl Node {
             encrypted: identity.encrypted,
             key,
         });
-        let policy = Policy::new(&config, identity.encrypted);
         let records = journal.run_list().await?;
         let shared = Arc::new(Shared {
             node_id: identity.node_id,
@@ -256,6 +259,16 @@ impl Running {
     pub async fn failed(&mut self) {
         // A panic in the supervisor is logged by the runtime's hook.
         let _ = (&mut self.supervisor).await;
+    }
+}
+
+/// Says what an organization with an RSA key does without.
+fn warn_of_rsa(policy: &Policy, encrypted: bool) {
+    tracing::warn!("the organization's key is RSA, which proves nothing: who asks what is the coordinator's word");
+    if encrypted && policy.require_signed_tasks {
+        tracing::warn!(
+            "tasks of organizations with RSA keys, which nobody signs, are refused here unless `policies.require_signed_tasks = false`"
+        );
     }
 }
 

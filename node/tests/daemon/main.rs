@@ -4,6 +4,7 @@
 
 mod coordinator;
 mod gateway;
+mod rsa;
 
 use std::{
     collections::BTreeMap,

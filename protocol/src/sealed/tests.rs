@@ -140,3 +140,26 @@ proptest! {
         prop_assert!(opened(&input).is_err());
     }
 }
+
+#[test]
+fn an_anonymous_payload_and_one_with_a_sender_are_never_taken_for_each_other() {
+    let anonymous = seal_anonymous(&key(2).public(), &context(), b"content").unwrap();
+    assert_eq!(payload::classify(&payload::to_text(&anonymous)), payload::PayloadForm::Sealed);
+    assert_eq!(open_anonymous(&key(2), &context(), &anonymous).unwrap(), b"content");
+    assert!(opened(&anonymous).is_err());
+    assert!(matches!(open_anonymous(&key(2), &context(), &sealed(b"content")), Err(SealError::CannotOpen)));
+}
+
+#[test]
+fn an_anonymous_payload_opens_for_its_receiver_and_purpose_only() {
+    let anonymous = seal_anonymous(&key(2).public(), &context(), &[7; 100_000]).unwrap();
+    assert!(matches!(open_anonymous(&key(3), &context(), &anonymous), Err(SealError::CannotOpen)));
+    let other = SealContext { direction: Direction::Result, ..context() };
+    assert!(matches!(open_anonymous(&key(2), &other, &anonymous), Err(SealError::CannotOpen)));
+    for at in [5, 60, 1000, anonymous.len() - 1] {
+        let mut altered = anonymous.clone();
+        altered[at] ^= 1;
+        assert!(open_anonymous(&key(2), &context(), &altered).is_err(), "{at}");
+        assert!(open_anonymous(&key(2), &context(), &anonymous[..at]).is_err(), "{at}");
+    }
+}
