@@ -2,7 +2,7 @@
 //!
 //! * [`caller`] – who asks, and the transaction they are answered in. [`params`], [`body`] – what they ask.
 //! * [`page`] – lists. [`problem`] – errors. [`answer`] – other answers. [`link`] – paths to related objects.
-//! * [`openapi`] – the description of it all, made from what stands at each handler.
+//! * [`openapi`] – the description of it all, made from what stands at each handler; [`docs`] – as a page.
 //! * a file per noun.
 
 pub(crate) mod address;
@@ -11,6 +11,7 @@ pub(crate) mod body;
 pub(crate) mod caller;
 pub(crate) mod collaboration;
 pub(crate) mod container;
+pub(crate) mod docs;
 pub(crate) mod event;
 pub(crate) mod kill;
 pub(crate) mod link;

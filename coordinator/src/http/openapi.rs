@@ -20,6 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::AppState;
+use super::docs::{self, Page};
 use crate::config::Secret;
 
 /// The extension by which a list tells [`complete`] its columns.
@@ -67,7 +68,7 @@ pub(crate) fn base() -> utoipa::openapi::OpenApi {
 }
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(openapi))
+    OpenApiRouter::new().routes(routes!(openapi)).routes(routes!(docs::docs))
 }
 
 /// The names by which a list can be sorted, for its declaration.
@@ -79,6 +80,7 @@ pub(crate) fn sortable(columns: &[(&'static str, &'static str)]) -> Vec<&'static
 #[derive(Debug)]
 pub(crate) struct Document {
     json: Bytes,
+    page: Page,
     queries: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -95,7 +97,12 @@ impl Document {
                 (format!("{} {path}", verb.to_uppercase()), names.collect())
             })
             .collect();
-        Self { json: Bytes::from(format!("{document:#}\n")), queries }
+        Self { json: Bytes::from(format!("{document:#}\n")), page: Page::new(&document), queries }
+    }
+
+    /// The document as a page for people.
+    pub(crate) fn page(&self) -> &Page {
+        &self.page
     }
 
     /// The query arguments of an operation, if there is one.
@@ -113,14 +120,15 @@ async fn openapi(Extension(document): Extension<Arc<Document>>) -> impl IntoResp
 }
 
 /// Every operation with its verb and path.
-fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
+pub(crate) fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
     let paths = document["paths"].as_object().into_iter().flatten();
     paths.flat_map(|(path, item)| {
         VERBS.into_iter().filter_map(move |verb| item.get(verb).map(|operation| (verb, path.as_str(), operation)))
     })
 }
 
-fn parameters(operation: &Value) -> impl Iterator<Item = &Value> {
+/// What an operation takes besides a body.
+pub(crate) fn parameters(operation: &Value) -> impl Iterator<Item = &Value> {
     operation["parameters"].as_array().into_iter().flatten()
 }
 

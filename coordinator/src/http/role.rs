@@ -103,12 +103,13 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     filter.and_like("role.name", params.text("name"));
     filter.and_like("role.description", params.text("description"));
     let organizations = params.every::<OrganizationId>("organization_id")?;
+    let include_root = params.flag("include_root")?;
     if !organizations.is_empty() {
         for id in &organizations {
             scope::check_organization(&mut caller, reach, Some(*id)).await?;
         }
         let mut alternatives = vec![in_list("role.organization_id", organizations.iter().map(|id| id.get()))];
-        if params.flag("include_root")? {
+        if include_root {
             alternatives.push(("role.is_default_role = 1".into(), Vec::new()));
         }
         filter.and_any(alternatives);
@@ -214,9 +215,10 @@ struct Change {
 )]
 #[tracing::instrument(name = "http.role.update", skip_all, fields(role.id = %id))]
 async fn update(mut caller: Caller, Id(id): Id<RoleId>, Body(change): Body<Change>) -> Result<Json<Role>, Problem> {
-    let (record, organization) = find_custom(&mut caller, id).await?;
+    let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
     let permit = caller.permit::<EditRole>(id, &target)?;
+    let organization = owner(&record)?;
     let name = change.name.unwrap_or(record.name);
     check_role_name(&mut caller, &name, organization, Some(id)).await?;
     let description = change.description.or(record.description);
@@ -238,9 +240,10 @@ async fn update(mut caller: Caller, Id(id): Id<RoleId>, Body(change): Body<Chang
 )]
 #[tracing::instrument(name = "http.role.delete", skip_all, fields(role.id = %id))]
 async fn remove(mut caller: Caller, params: Params, Id(id): Id<RoleId>) -> Result<Json<Message>, Problem> {
-    let (record, _) = find_custom(&mut caller, id).await?;
+    let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
     let permit = caller.permit::<DeleteRole>(id, &target)?;
+    owner(&record)?;
     let users = store::role_users(caller.tx.conn(), id).await?;
     let dependents: &[&str] = if users > 0 { &["users"] } else { &[] };
     scope::check_dependents("Role", dependents, params.flag("delete_dependents")?)?;
@@ -292,9 +295,10 @@ async fn change_rule(mut caller: Caller, id: &str, rule: &str, belongs: bool) ->
     let (Ok(id), Ok(rule)) = (id.parse::<RoleId>(), rule.parse::<RuleId>()) else {
         return Err(unknown_route().await);
     };
-    let (record, _) = find_custom(&mut caller, id).await?;
+    let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
     let permit = caller.permit::<EditRole>(id, &target)?;
+    owner(&record)?;
     let Some(known) = rule::rule(rule) else {
         return Err(Problem::not_found(format!("Rule id={rule} not found!")));
     };
@@ -324,13 +328,12 @@ async fn find(caller: &mut Caller, id: RoleId) -> Result<RoleRecord, Problem> {
         .ok_or_else(|| Problem::not_found(format!("Role with id={id} not found.")))
 }
 
-/// A role that an organization made.
-async fn find_custom(caller: &mut Caller, id: RoleId) -> Result<(RoleRecord, OrganizationId), Problem> {
-    let record = find(caller, id).await?;
+/// The organization that made a role. Those that are built in stay as they are.
+fn owner(record: &RoleRecord) -> Result<OrganizationId, Problem> {
     match record.organization {
-        Some(organization) if !record.is_default => Ok((record, organization)),
+        Some(organization) if !record.is_default => Ok(organization),
         Some(_) | None => {
-            let text = format!("Role id={id} is a default role: it cannot be changed or deleted");
+            let text = format!("Role id={} is a default role: it cannot be changed or deleted", record.id);
             Err(Problem::bad_request("built_in_role", text))
         }
     }
