@@ -1,6 +1,7 @@
 //! Identity, authorization and administration, asked over the interface.
 
 mod administration;
+mod advisories;
 mod conventions;
 mod escalation;
 mod filter;
