@@ -86,9 +86,9 @@ impl Display for Whole<'_> {
         tokens(f, document)?;
         for tag in tags(document) {
             let name = text(&tag["name"]);
-            write!(
+            writeln!(
                 f,
-                "<section id=\"{name}\"><h2>{name}</h2>{}\n",
+                "<section id=\"{name}\"><h2>{name}</h2>{}",
                 Prose(text(&tag["description"])),
                 name = Text(name)
             )?;
@@ -99,10 +99,10 @@ impl Display for Whole<'_> {
         }
         f.write_str("<section id=\"schemas\"><h2>Schemas</h2><p>The forms of bodies and answers.</p>\n")?;
         for (name, schema) in document["components"]["schemas"].as_object().into_iter().flatten() {
-            write!(
+            writeln!(
                 f,
                 "<details class=\"schema\"><summary><code>{}</code><span class=\"about\">{}</span></summary>\
-                 <div class=\"inside\" id=\"schema-{}\">{}</div></details>\n",
+                 <div class=\"inside\" id=\"schema-{}\">{}</div></details>",
                 Text(&name_of(name)),
                 Inline(text(&schema["description"])),
                 Text(name),
@@ -117,7 +117,7 @@ fn contents(f: &mut fmt::Formatter<'_>, document: &Value) -> fmt::Result {
     f.write_str("<nav aria-label=\"Operations\"><ul>\n")?;
     for tag in tags(document) {
         let name = text(&tag["name"]);
-        write!(f, "<li><a class=\"tag\" href=\"#{name}\">{name}</a><ul>\n", name = Text(name))?;
+        writeln!(f, "<li><a class=\"tag\" href=\"#{name}\">{name}</a><ul>", name = Text(name))?;
         for (verb, path, operation) in of_tag(document, name) {
             writeln!(
                 f,

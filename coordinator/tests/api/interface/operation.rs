@@ -22,8 +22,12 @@ pub(crate) const PUBLIC: [(Method, &str); 8] = [
 #[derive(Debug, Default)]
 pub(crate) struct Ask {
     pub(crate) query: String,
-    pub(crate) body: Option<Value>,
+    pub(crate) headers: &'static [(&'static str, &'static str)],
+    pub(crate) body: Vec<u8>,
 }
+
+/// What is sent about a thing; the text is a name that nothing has.
+pub(crate) type Asks = Box<dyn Fn(&Thing, &str) -> Ask + Send + Sync>;
 
 pub(crate) struct Operation {
     pub(crate) method: Method,
@@ -35,21 +39,33 @@ pub(crate) struct Operation {
     pub(crate) is_list: bool,
     /// What else it answers who may.
     pub(crate) answers: Option<u16>,
-    pub(crate) ask: Box<dyn Fn(&Thing, &str) -> Ask + Send + Sync>,
+    /// Whether it tells who may not that there is no such thing.
+    pub(crate) hides: bool,
+    pub(crate) ask: Asks,
 }
 
 impl Operation {
     fn new(method: Method, path: &str, kind: Kind) -> Self {
         let ask = Box::new(|_: &Thing, _: &str| Ask::default());
-        Self { method, path: format!("/api{path}"), note: "", kind, is_list: false, answers: None, ask }
+        Self { method, path: format!("/api{path}"), note: "", kind, is_list: false, answers: None, hides: false, ask }
     }
 
     fn body(self, body: impl Fn(&Thing, &str) -> Value + Send + Sync + 'static) -> Self {
-        Self { ask: Box::new(move |thing, name| Ask { query: String::new(), body: Some(body(thing, name)) }), ..self }
+        let ask = move |thing: &Thing, name: &str| Ask { body: body(thing, name).to_string().into(), ..Ask::default() };
+        Self { ask: Box::new(ask), ..self }
     }
 
     fn query(self, query: impl Fn(&Thing) -> String + Send + Sync + 'static) -> Self {
-        Self { ask: Box::new(move |thing, _| Ask { query: query(thing), body: None }), ..self }
+        Self { ask: Box::new(move |thing, _| Ask { query: query(thing), ..Ask::default() }), ..self }
+    }
+
+    /// Bytes that are no JSON.
+    fn bytes(self, headers: &'static [(&'static str, &'static str)], body: &'static [u8]) -> Self {
+        Self { ask: Box::new(move |_, _| Ask { headers, body: body.into(), ..Ask::default() }), ..self }
+    }
+
+    fn hides(self) -> Self {
+        Self { hides: true, ..self }
     }
 
     fn note(self, note: &'static str) -> Self {
@@ -85,12 +101,21 @@ fn delete(path: &str, kind: Kind) -> Operation {
 
 /// Every way to ask, by path.
 pub(crate) fn table() -> Vec<Operation> {
-    use Kind::{Account, Collaboration, Node, Nothing, Organization, Place, Role, Run, Study, Task, User};
+    use Kind::{
+        Account, Collaboration, Node, Nothing, Organization, Payload, Place, Role, Run, Study, Task, Upload, User,
+    };
     let dependents = |_: &Thing| "?delete_dependents=true".to_owned();
     let by_id = |thing: &Thing, _: &str| json!({"id": thing.id});
     let organization = |thing: &Thing, _: &str| json!({"id": thing.organization});
     let node = |thing: &Thing, _: &str| json!({"id": thing.other});
     vec![
+        post("/blobstream", Nothing).bytes(&[("upload-complete", "?0")], b"part"),
+        get("/blobstream/{id}", Payload).hides(),
+        get("/blobstream/upload/{id}", Upload).hides(),
+        patch("/blobstream/upload/{id}", Upload)
+            .bytes(&[("upload-offset", "4"), ("upload-complete", "?0")], b"more")
+            .hides(),
+        delete("/blobstream/upload/{id}", Upload).hides(),
         list("/collaboration", Collaboration),
         post("/collaboration", Nothing)
             .body(|thing, name| json!({"name": name, "organization_ids": [thing.organization], "encrypted": false})),

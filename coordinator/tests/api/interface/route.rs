@@ -13,7 +13,9 @@ use crate::ledger::federation::Federation;
 
 /// What a user without any rule may do all the same, and with which target.
 const WITHOUT_RULES: &[(&str, &str)] = &[
+    ("DELETE /blobstream/upload/{id}", "o"),
     ("GET    /blobstream/status", "y"),
+    ("GET    /blobstream/upload/{id}", "o"),
     ("GET    /event", "y"),
     ("GET    /overlay", "y"),
     ("GET    /peer", "g"),
@@ -22,6 +24,7 @@ const WITHOUT_RULES: &[(&str, &str)] = &[
     ("GET    /user", "o"),
     ("GET    /user/{id}", "o"),
     ("GET    /user/{id} (with permissions)", "o"),
+    ("PATCH  /blobstream/upload/{id}", "o"),
     ("PATCH  /password/change", "o"),
     ("POST   /token/user/validate", "y"),
 ];
@@ -110,7 +113,7 @@ async fn every_kind_of_token_that_is_named_is_taken() {
 }
 
 #[tokio::test]
-async fn who_holds_no_rule_gets_nothing_but_their_own_account() {
+async fn who_holds_no_rule_gets_nothing_but_what_is_their_own() {
     let mut world = World::new().await;
     let mut allowed: Vec<(String, String)> = Vec::new();
     for operation in table() {

@@ -100,6 +100,10 @@ pub(crate) enum Kind {
     Role,
     Task,
     Run,
+    /// An upload that has begun, by who began it.
+    Upload,
+    /// A payload that belongs to a run.
+    Payload,
     Nothing,
 }
 
@@ -113,12 +117,14 @@ pub(crate) struct Thing {
     pub(crate) other: i64,
     /// Whose it is, if the caller must be somebody in particular.
     token: Option<String>,
+    /// What stands in its path, if not its id.
+    name: Option<String>,
     pub(crate) certificate: Option<Value>,
 }
 
 impl Thing {
     fn new(id: i64, organization: i64, collaboration: i64) -> Self {
-        Self { id, organization, collaboration, other: 0, token: None, certificate: None }
+        Self { id, organization, collaboration, other: 0, token: None, name: None, certificate: None }
     }
 }
 
@@ -212,6 +218,7 @@ impl World {
             status if operation.answers == Some(status) => Outcome::Allowed,
             // Whoever may change roles is told that this one stays as it is.
             400 if body["code"] == "built_in_role" => Outcome::Refused,
+            404 if operation.hides => Outcome::Refused,
             status => Outcome::Unclear(format!("{status} {body}")),
         };
         // Changed things are not used again.
@@ -229,13 +236,17 @@ impl World {
         thing: &Thing,
         ask: &Ask,
     ) -> (u16, Value) {
-        let path = operation.path.replace("{id}", &thing.id.to_string()).replace("{rule_id}", "3");
+        let name = thing.name.clone().unwrap_or_else(|| thing.id.to_string());
+        let path = operation.path.replace("{id}", &name).replace("{rule_id}", "3");
         let mut request = Request::builder().method(operation.method.clone()).uri(format!("{path}{}", ask.query));
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let body = ask.body.as_ref().map_or_else(Body::empty, |body| Body::from(body.to_string()));
-        let response = self.federation.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        for (name, value) in ask.headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::from(ask.body.clone())).unwrap();
+        let response = self.federation.router.clone().oneshot(request).await.unwrap();
         let status = response.status().as_u16();
         // A stream of events does not end.
         if response.headers().get("content-type").is_some_and(|kind| kind == "text/event-stream") {
@@ -355,34 +366,30 @@ impl World {
             (Kind::Run, Own) if role.name == "container" => {
                 Thing { other: self.container_task, ..Thing::new(self.container_run, ours, main) }
             }
-            (Kind::Task | Kind::Run, Own) if role.is_user() => {
+            (Kind::Task | Kind::Run | Kind::Payload | Kind::Upload, Own) if role.is_user() => {
                 // Not every role may make tasks: the user has been more than they are.
                 let (user, token) = self.user(Role { id: 5, ..role }).await;
-                let task = self.task(&token, main, ours).await;
+                let thing = self.asked(kind, &token, main, ours).await;
                 let roles: Vec<i64> = Some(role.id).filter(|id| *id > 0).into_iter().collect();
                 let path = format!("/user/{user}");
                 self.federation.patch(&self.federation.root, &path, json!({"roles": roles})).await.expect(200);
-                Thing { token: Some(token), ..self.of_task(kind, task, main).await }
+                Thing { token: Some(token), ..thing }
             }
+            (Kind::Payload, Own) if role.name == "container" => return None,
+            (Kind::Upload, Own) => self.upload(self.token(role), main, ours).await,
             // For a node, its own is what it works on.
-            (Kind::Task | Kind::Run, Own) => {
-                let task = self.task(&us.researcher, main, ours).await;
-                self.of_task(kind, task, main).await
-            }
-            (Kind::Task | Kind::Run, Ours) => {
+            (Kind::Task | Kind::Run | Kind::Payload, Own) => self.asked(kind, &us.researcher, main, ours).await,
+            (Kind::Task | Kind::Run | Kind::Payload | Kind::Upload, Ours) => {
                 let at = if role.is_user() { ours } else { theirs };
-                let task = self.task(&us.researcher, main, at).await;
-                self.of_task(kind, task, main).await
+                self.asked(kind, &us.researcher, main, at).await
             }
-            (Kind::Task | Kind::Run, Shared) => {
-                let task = self.task(&partner.researcher, main, theirs).await;
-                self.of_task(kind, task, main).await
+            (Kind::Task | Kind::Run | Kind::Payload | Kind::Upload, Shared) => {
+                self.asked(kind, &partner.researcher, main, theirs).await
             }
-            (Kind::Task | Kind::Run, Foreign) => {
-                let task = self.task(&self.elsewhere.researcher, self.elsewhere_id, stranger).await;
-                self.of_task(kind, task, self.elsewhere_id).await
+            (Kind::Task | Kind::Run | Kind::Payload | Kind::Upload, Foreign) => {
+                self.asked(kind, &self.elsewhere.researcher, self.elsewhere_id, stranger).await
             }
-            (Kind::Task | Kind::Run, BuiltIn) => return None,
+            (Kind::Task | Kind::Run | Kind::Payload | Kind::Upload, BuiltIn) => return None,
         })
     }
 
@@ -407,17 +414,36 @@ impl World {
         (user, self.federation.log_in(&name).await)
     }
 
-    async fn task(&self, token: &str, collaboration: i64, organization: i64) -> i64 {
-        let body = task_body(collaboration, organization);
-        id(&self.federation.post(token, "/task", body).await.expect(201))
+    /// What somebody asks of an organization: a task, its run, its input, or an upload that may become one.
+    async fn asked(&self, kind: Kind, token: &str, collaboration: i64, organization: i64) -> Thing {
+        if kind == Kind::Upload {
+            return self.upload(token, collaboration, organization).await;
+        }
+        let mut body = task_body(collaboration, organization);
+        let name = if kind == Kind::Payload {
+            let name = self.send_bytes(token, &[], plain().into()).await;
+            body["organizations"][0]["input"] = json!(name);
+            Some(name)
+        } else {
+            None
+        };
+        let task = id(&self.federation.post(token, "/task", body).await.expect(201));
+        let runs = self.federation.get(&self.federation.root, &format!("/run?task_id={task}")).await.expect(200);
+        let run = id(&runs["data"][0]);
+        let (id, other) = if kind == Kind::Run { (run, task) } else { (task, run) };
+        Thing { other, name, ..Thing::new(id, organization, collaboration) }
     }
 
-    async fn of_task(&self, kind: Kind, task: i64, collaboration: i64) -> Thing {
-        let runs = self.federation.get(&self.federation.root, &format!("/run?task_id={task}")).await.expect(200);
-        let run = &runs["data"][0];
-        let organization = run["organization"]["id"].as_i64().unwrap();
-        let (id, other) = if kind == Kind::Run { (id(run), task) } else { (task, id(run)) };
-        Thing { other, ..Thing::new(id, organization, collaboration) }
+    async fn upload(&self, token: &str, collaboration: i64, organization: i64) -> Thing {
+        let name = self.send_bytes(token, &[("upload-complete", "?0")], b"part".into()).await;
+        Thing { name: Some(name), ..Thing::new(0, organization, collaboration) }
+    }
+
+    async fn send_bytes(&self, token: &str, headers: &[(&str, &str)], bytes: Vec<u8>) -> String {
+        let (status, _, body) =
+            self.federation.send(Method::POST, "/blobstream", token, headers, Body::from(bytes)).await;
+        assert_eq!(status.as_u16(), 201, "{body:?}");
+        serde_json::from_slice::<Value>(&body).unwrap()["uuid"].as_str().unwrap().to_owned()
     }
 }
 
