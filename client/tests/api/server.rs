@@ -538,6 +538,7 @@ fn record(state: &mut State, new: NewTask, idempotency_key: &str) -> TaskId {
             results: None,
             node: None,
             ports: Vec::new(),
+            kill_requested: false,
         };
         match state.nodes {
             Nodes::Prompt => {

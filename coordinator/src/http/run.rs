@@ -92,6 +92,7 @@ pub(crate) fn view(state: &AppState, record: RunRecord, task: Option<Task>) -> R
         results: Some(RunResultLink { id: record.id, link: result.link, methods: result.methods }),
         node: record.node,
         ports: record.ports,
+        kill_requested: record.state.kill_requested(),
     }
 }
 

@@ -77,6 +77,9 @@ fn refused(status: RunStatus, reason: impl Into<String>) -> Stop {
 }
 
 async fn try_begin(shared: &Arc<Shared>, run: &Run, attempt: u32) -> Result<Begun, Stop> {
+    if run.kill_requested {
+        return Err(refused(RunStatus::Killed, "the run was killed before it began"));
+    }
     let task = task_of(run)?;
     let judge = Judge { home: &shared.home, policy: &shared.policy, sources: shared.keyring.as_ref() };
     let request = ContainerTokenRequest { task_id: task.id, image: task.image.clone() };

@@ -462,6 +462,10 @@ impl Supervisor {
                 entry.stop = CancellationToken::new();
                 entry.live = Live::Running;
                 self.watch(run_id);
+                if self.bodies.get(&run_id).is_some_and(|run| run.kill_requested) {
+                    // It was asked for during the start; a list from now on tells of a run that is known.
+                    self.list();
+                }
             }
             Begun::Refused { refusal, task_id, job_id } => self.refuse(run_id, task_id, job_id, &refusal),
             Begun::Later(error) => self.wait(run_id, format!("{error:#}")),
@@ -559,6 +563,12 @@ impl Supervisor {
         let mut open: BTreeSet<RunId> = self.heard.keys().copied().collect();
         let mut bodies: BTreeMap<RunId, Box<Run>> =
             runs.into_iter().filter(|run| !run.status.is_finished()).map(|run| (run.id, Box::new(run))).collect();
+        // What is to be killed is not wanted any more. But what is not recorded yet stays on the list: its start refuses it.
+        let goes_on = |run_id: &RunId| {
+            let record = self.entries.get(run_id).and_then(|entry| entry.record.as_ref());
+            record.is_some_and(|record| record.accepted_at < as_of && matches!(record.stage, Stage::Begun { .. }))
+        };
+        bodies.retain(|run_id, run| !(run.kill_requested && goes_on(run_id)));
         open.extend(bodies.keys());
         for run_id in &open {
             if let Some(body) = self.bodies.remove(run_id) {

@@ -278,7 +278,13 @@ impl Coordinator {
         serde_json::from_slice(&content).unwrap()
     }
 
-    /// Ends a run as `POST /kill/task` does.
+    /// Asks for the end of a run that the node has taken up, as `POST /kill/task` does.
+    pub(crate) fn ask_to_kill(&self, run: i64) {
+        self.world().runs.get_mut(&run).unwrap()["kill_requested"] = json!(true);
+        self.state.tell("kill_requested", json!({"run_id": run}));
+    }
+
+    /// Ends a run that the node has not taken up, as `POST /kill/task` does.
     pub(crate) fn kill(&self, run: i64) {
         self.world().runs.get_mut(&run).unwrap()["status"] = json!("killed by user");
         self.state.tell("kill_requested", json!({"run_id": run}));

@@ -338,6 +338,52 @@ async fn a_killed_run_stays_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_to_be_killed_ends_and_its_node_says_so() {
+    let hospital = Hospital::new(true).await;
+    let node = hospital.start().await;
+    let coordinator = &hospital.coordinator;
+    let run = coordinator.post(&coordinator.draft("wait"));
+    wait_for("the run to start", || (hospital.starts() == 1).then_some(())).await;
+    coordinator.ask_to_kill(run);
+    assert_eq!(coordinator.finished(run).await["status"], "killed by user");
+    wait_for("the run to be gone", || node.status().ok()?.runs.is_empty().then_some(())).await;
+    assert_eq!(hospital.starts(), 1);
+    hospital.gate.open();
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_to_be_killed_is_not_begun() {
+    let hospital = Hospital::new(true).await;
+    let coordinator = &hospital.coordinator;
+    let run = coordinator.post(&coordinator.draft("echo"));
+    coordinator.ask_to_kill(run);
+    let node = hospital.start().await;
+    assert_eq!(coordinator.finished(run).await["status"], "killed by user");
+    assert_eq!(hospital.starts(), 0);
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_to_be_killed_while_it_is_judged_does_not_go_on() {
+    let hospital = Hospital::new(true).await;
+    let coordinator = &hospital.coordinator;
+    let node = hospital.start().await;
+    coordinator.hold_tokens(true);
+    let run = coordinator.post(&coordinator.draft("wait"));
+    wait_for("the question for a token", || coordinator.asked_for_tokens().then_some(())).await;
+    let lists = coordinator.lists();
+    coordinator.ask_to_kill(run);
+    coordinator.ask_to_kill(run);
+    // The second list is asked for when the first has been read.
+    wait_for("two lists", || (coordinator.lists() >= lists + 2).then_some(())).await;
+    coordinator.hold_tokens(false);
+    assert_eq!(coordinator.finished(run).await["status"], "killed by user");
+    hospital.gate.open();
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_named_and_the_node_goes_on() {
     let hospital = Hospital::new(true).await;
     let node = hospital.start_with("[runtime.limits]\njournal = \"256KiB\"\n").await;

@@ -197,6 +197,9 @@ pub struct Run {
     pub node: Option<NodeSummary>,
     /// The ports it exposes to its twins.
     pub ports: Vec<Port>,
+    /// Whether somebody asked to end it and its node has not said yet that it is dead. Our addition.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kill_requested: bool,
 }
 
 /// A node as it stands in a run.

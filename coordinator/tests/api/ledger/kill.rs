@@ -35,8 +35,11 @@ async fn killing_a_task_kills_everything_below_it_once_the_nodes_confirm() {
     let killed = events.until(|event| event.kind == "kill_requested").await;
     let run = federation.run(id(&tasks[1]), 1).await;
     assert_eq!(killed[killed.len() - 1].data["run_id"], run["id"]);
+    // Events are hints: whoever missed it finds it in the run.
+    assert_eq!(run["kill_requested"], true);
     federation.report(1, &run, json!({"status": "killed by user"})).await.expect(200);
     assert_eq!(federation.status(id(&tasks[1])).await, "killed by user");
+    assert_eq!(federation.run(id(&tasks[1]), 1).await["kill_requested"], Value::Null);
 
     let again = federation.post(&federation.root, "/kill/task", json!({"id": tasks[0]["id"]})).await;
     assert_eq!(again.status, StatusCode::BAD_REQUEST);
