@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use chrono::NaiveDate;
 use twinmesh_protocol::time::Time;
 
 use super::problem::Problem;
@@ -106,9 +107,13 @@ impl Params {
         self.all(name).next().is_some()
     }
 
-    /// An instant.
+    /// An instant. A day alone, as the stock client's documentation has it, is its beginning; Python's own text of a
+    /// date and time has a space in the middle.
     pub(crate) fn time(&self, name: &str) -> Result<Option<Time>, Problem> {
-        self.get(name)
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let whole =
+            if text.parse::<NaiveDate>().is_ok() { format!("{text}T00:00:00") } else { text.replacen(' ', "T", 1) };
+        read(name, &whole).map(Some)
     }
 
     /// Whether `include=` names something, in a list or repeated.
@@ -195,5 +200,19 @@ mod tests {
         }
         assert!(Params::parse("", "f=perhaps").flag("f").is_err());
         assert_eq!(Params::parse("", "").truth("f").unwrap(), None);
+    }
+
+    #[test]
+    fn an_instant_may_be_a_day_or_what_python_prints() {
+        let time = |text| Params::parse("", &format!("at={}", encode(text))).time("at");
+        let midnight = time("2026-11-23T00:00:00").unwrap();
+        assert!(midnight.is_some());
+        for text in ["2026-11-23", "2026-11-23 00:00:00", "2026-11-23T01:00:00+01:00", "2026-11-23 01:00:00+01:00"] {
+            assert_eq!(time(text).unwrap(), midnight, "{text}");
+        }
+        for text in ["2026-11-31", "yesterday", "2026", "2026-11-23 noon"] {
+            assert!(time(text).unwrap_err().msg().contains("`at`"), "{text}");
+        }
+        assert_eq!(time("").unwrap(), None);
     }
 }
