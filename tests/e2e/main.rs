@@ -15,3 +15,4 @@ mod first_task;
 mod in_process;
 mod lab;
 mod refusals;
+mod rsa;
