@@ -185,13 +185,15 @@ impl Judge<'_> {
                 .into());
             }
         }
-        match self.pinned(initiator).await? {
-            key @ PublicKey::Rsa(_) => Ok(Correspondent { organization_id: initiator, key, nonce: None }),
-            PublicKey::Ed25519(_) => Err(not_allowed(format!(
+        if let PublicKey::Ed25519(_) = self.believed(self.sources.key(initiator).await)? {
+            return Err(not_allowed(format!(
                 "the task is not signed, but the key pinned for organization {initiator} is Ed25519, with which it signs its tasks"
             ))
-            .into()),
+            .into());
         }
+        // A signature would show that the pin is out of date; here nobody could open the result.
+        let key = self.believed(self.sources.key_in_use(initiator).await)?;
+        Ok(Correspondent { organization_id: initiator, key, nonce: None })
     }
 
     /// Verifies what was signed against the pin of who signed, and that the task is what was signed.
@@ -230,7 +232,7 @@ impl Judge<'_> {
         signed: &SignedManifest,
         initiator: OrganizationId,
     ) -> Result<TaskManifest, AdmissionError> {
-        let pinned = self.pinned(initiator).await?.ed25519().ok_or_else(|| {
+        let pinned = self.believed(self.sources.key(initiator).await)?.ed25519().ok_or_else(|| {
             not_allowed(format!(
                 "the task is signed, but the key pinned for organization {initiator} is RSA, which signs nothing"
             ))
@@ -240,8 +242,8 @@ impl Judge<'_> {
             .map_err(|error| not_allowed(format!("{error} (the key pinned for organization {initiator})")))?)
     }
 
-    async fn pinned(&self, organization: OrganizationId) -> Result<PublicKey, AdmissionError> {
-        self.sources.key(organization).await.map_err(|error| {
+    fn believed(&self, key: Result<PublicKey, TrustError>) -> Result<PublicKey, AdmissionError> {
+        key.map_err(|error| {
             if error.is_transient() { AdmissionError::Later(error) } else { not_allowed(error.to_string()).into() }
         })
     }

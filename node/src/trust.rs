@@ -80,6 +80,9 @@ pub trait Sources: Send + Sync {
     /// The key that is pinned for an organization.
     async fn key(&self, organization: OrganizationId) -> Result<PublicKey, TrustError>;
 
+    /// The same, if it is also the one that the coordinator shows at this moment.
+    async fn key_in_use(&self, organization: OrganizationId) -> Result<PublicKey, TrustError>;
+
     /// What was signed for a task, not verified.
     async fn ancestor(&self, task_id: TaskId) -> Result<Ancestor, TrustError>;
 
@@ -308,6 +311,17 @@ impl Sources for Keyring {
             return Err(TrustError::NotPinned { organization, name: shown.name, shown: key.fingerprint() });
         }
         self.pin(&shown)
+    }
+
+    async fn key_in_use(&self, organization: OrganizationId) -> Result<PublicKey, TrustError> {
+        let key = self.key(organization).await?;
+        let shown = self.api.organization_get(organization).await?;
+        let found = shown_key(&shown)?;
+        if found == key {
+            return Ok(key);
+        }
+        let (pinned, found) = (key.fingerprint(), found.fingerprint());
+        Err(PinError::Mismatch { organization: shown.name, pinned, found }.into())
     }
 
     async fn ancestor(&self, task_id: TaskId) -> Result<Ancestor, TrustError> {

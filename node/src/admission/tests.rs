@@ -35,6 +35,10 @@ impl Sources for World {
         Ok(key(organization).public().into())
     }
 
+    async fn key_in_use(&self, organization: OrganizationId) -> Result<PublicKey, TrustError> {
+        self.key(organization).await
+    }
+
     async fn ancestor(&self, task_id: TaskId) -> Result<Ancestor, TrustError> {
         Ok(self.ancestors.get(&task_id).cloned().unwrap_or(Ancestor { manifest: None, parent_id: None }))
     }

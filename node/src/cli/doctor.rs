@@ -2,7 +2,10 @@
 
 use camino::Utf8Path;
 use twinmesh_client::{Api, ApiOptions, key::read_private_key, pins::shown_key};
-use twinmesh_protocol::id::{CollaborationId, OrganizationId};
+use twinmesh_protocol::{
+    id::{CollaborationId, OrganizationId},
+    key::{PrivateKey, PublicKey},
+};
 
 use super::{Exit, say};
 use crate::{
@@ -60,7 +63,7 @@ pub(super) async fn examine(path: &Utf8Path) -> anyhow::Result<Exit> {
         None => None,
         Some(path) => match read_private_key(path.as_std_path()) {
             Ok(key) => {
-                findings.note("private key", Ok(key.public().fingerprint()));
+                findings.note("private key", Ok(describe(&key, config.policies.require_signed_tasks)));
                 Some(key)
             }
             Err(error) => {
@@ -71,6 +74,22 @@ pub(super) async fn examine(path: &Utf8Path) -> anyhow::Result<Exit> {
     };
     coordinator(&config, key.map(|key| key.public()), &mut findings).await;
     Ok(if findings.failures == 0 { Exit::Done } else { Exit::Failed })
+}
+
+/// A key, and what an RSA key means.
+fn describe(key: &PrivateKey, require_signed_tasks: Option<bool>) -> String {
+    let fingerprint = key.public().fingerprint();
+    match (key, require_signed_tasks) {
+        (PrivateKey::Ed25519(_), _) => fingerprint,
+        (PrivateKey::Rsa(_), Some(false)) => {
+            format!("{fingerprint} (RSA: no twins; unsigned tasks of organizations with RSA keys are run)")
+        }
+        (PrivateKey::Rsa(_), Some(true) | None) => {
+            format!(
+                "{fingerprint} (RSA: no twins; unsigned tasks are refused unless `policies.require_signed_tasks = false`)"
+            )
+        }
+    }
 }
 
 async fn confinement(config: &Config, findings: &mut Findings) {
@@ -90,7 +109,7 @@ async fn confinement(config: &Config, findings: &mut Findings) {
     );
 }
 
-async fn coordinator(config: &Config, key: Option<twinmesh_protocol::key::PublicKey>, findings: &mut Findings) {
+async fn coordinator(config: &Config, key: Option<PublicKey>, findings: &mut Findings) {
     let api = match Api::new(config.coordinator_url.as_str(), ApiOptions::default()) {
         Ok(api) => api,
         Err(error) => {

@@ -122,6 +122,21 @@ async fn nothing_unsigned_is_believed_of_who_has_an_ed25519_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_nobody_could_open_is_not_worked_out() {
+    let hospital = hospital().await;
+    let coordinator = &hospital.coordinator;
+    let node = hospital.start_with(UNSIGNED).await;
+    let pinned = rsa(RESEARCHER_KEY).public().fingerprint();
+    coordinator.world().keys.insert(RESEARCHER.get(), public(HOME_KEY));
+    let run = post(coordinator, "echo", &json!({}));
+    let log = refusal(coordinator, run).await;
+    let shown = rsa(HOME_KEY).public().fingerprint();
+    assert!(log.contains(&pinned) && log.contains(&shown) && log.contains("replace the pin"), "{log}");
+    assert_eq!(hospital.starts(), 0);
+    node.shutdown(OnStop::KillRuns).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ed25519_node_runs_nothing_unsigned_whatever_its_policy_says() {
     let hospital = Hospital::new(true).await;
     let coordinator = &hospital.coordinator;
