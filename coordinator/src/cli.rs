@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -162,6 +163,7 @@ async fn start(flags: &Flags) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
 
+    raise_file_limit();
     let data_dir = config.data_dir.clone();
     let coordinator = Coordinator::prepare(config, Surroundings::default()).await?;
     if let Some(password) = coordinator.new_root_password() {
@@ -180,6 +182,14 @@ async fn start(flags: &Flags) -> anyhow::Result<()> {
     tracing::info!("the coordinator stops");
     running.shutdown().await;
     Ok(())
+}
+
+/// Lets this process have as many files open as the system allows: each event stream is one.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::debug!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
 }
 
 fn show(flags: &Flags) -> anyhow::Result<()> {

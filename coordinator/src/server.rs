@@ -17,6 +17,12 @@ use tower::ServiceExt as _;
 /// How long requests that are being answered may take once the process ends. Held requests and event streams are cut
 /// then, without an answer: their clients ask again.
 const GRACE: Duration = Duration::from_millis(700);
+/// How long what was sent may remain without an acknowledgement, or a quiet peer without a sign of life, before the
+/// connection is given up. A node that vanishes without a word counts as gone so soon after; left to themselves systems
+/// try for a quarter of an hour (tcp(7), `tcp_retries2`).
+const VANISHED: Duration = Duration::from_secs(30);
+/// Signs of life asked for within [`VANISHED`]: after half of it, then in even steps.
+const PROBES: u32 = 3;
 /// How long to wait after the machine had no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -51,8 +57,8 @@ pub(crate) async fn serve(
 }
 
 async fn connection(stream: TcpStream, router: Router, header_timeout: Duration, shutdown: CancellationToken) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!("cannot send small answers at once: {error}");
+    if let Err(error) = attend(&stream) {
+        tracing::debug!("a connection keeps the system's settings: {error}");
     }
     let service = hyper::service::service_fn(move |request: Request<Incoming>| answer(router.clone(), request));
     let connection = http1::Builder::new()
@@ -72,6 +78,39 @@ async fn connection(stream: TcpStream, router: Router, header_timeout: Duration,
     }
 }
 
+/// Sends small answers at once, and notices when the peer vanishes.
+fn attend(stream: &TcpStream) -> std::io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, VANISHED / 2)?;
+    sockopt::set_tcp_keepintvl(stream, VANISHED / 2 / PROBES)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(VANISHED.as_millis()).unwrap_or(u32::MAX))?;
+    Ok(())
+}
+
 async fn answer(router: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     router.oneshot(request.map(Body::new)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_vanishes_is_noticed_within_half_a_minute() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        attend(&stream).unwrap();
+        assert!(stream.nodelay().unwrap() && sockopt::socket_keepalive(&stream).unwrap());
+        let probing = sockopt::tcp_keepintvl(&stream).unwrap() * sockopt::tcp_keepcnt(&stream).unwrap();
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap() + probing, VANISHED);
+        #[cfg(target_os = "linux")]
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 30_000);
+    }
 }
