@@ -56,6 +56,8 @@ use openapi::Document;
 use problem::{Problem, REQUEST_ID};
 pub(crate) use state::AppState;
 
+use crate::store;
+
 /// The interface as a service.
 pub(crate) fn router(state: AppState) -> Router {
     let api = OpenApiRouter::new()
@@ -88,6 +90,7 @@ pub(crate) fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(problem::wrong_verb)
         // The limit is ours, below.
         .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn(settled))
         .layer(middleware::from_fn_with_state(state.clone(), whole_body))
         .layer(Extension(Arc::new(Document::new(&declared))))
         .layer(CatchPanicLayer::custom(panicked))
@@ -125,6 +128,14 @@ async fn whole_body(State(state): State<AppState>, request: Request, next: Next)
         Err(_) => return Problem::bad_request("body_unreadable", "The request body ended too early").into_response(),
     };
     next.run(Request::from_parts(parts, HttpBody::from(bytes))).await
+}
+
+/// Lets an answer go once everything is durable that it may tell of: writers see each other's work before it is.
+async fn settled(request: Request, next: Next) -> Response {
+    match store::settled(next.run(request)).await {
+        Ok(response) => response,
+        Err(error) => Problem::from(error).into_response(),
+    }
 }
 
 /// Gives the request a name, under which it stands in the log and in answers that tell of errors.

@@ -79,14 +79,15 @@ async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTas
         Some(_) => Opener::Run(may_continue?),
         None => Opener::User(may_create?),
     };
-    let id = store::task::task_insert(&mut caller.tx, opener, &task, caller.now).await?;
+    let runs = task.inputs.len();
+    let record = store::task::task_insert(&mut caller.tx, opener, task, caller.now).await?;
+    let id = record.id;
     if let Some(key) = &key {
         store::task::key_insert(&mut caller.tx, &caller.actor.key(), key, id, caller.now).await?;
     }
-    let record = store::task::task_fetch(caller.tx.conn(), id).await?.ok_or_else(|| not_found(id))?;
     let answer = view::task(&caller.state, record);
     caller.commit().await?;
-    tracing::info!(task.id = %id, runs = task.inputs.len(), "task created");
+    tracing::info!(task.id = %id, runs, "task created");
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 

@@ -13,13 +13,12 @@ use crate::config::Synchronous;
 /// How long a writer of another process is waited for: a backup, or another coordinator.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request waits for a connection before it fails.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a transaction may rest between two statements: a machine that stands still in the middle of one must not
-/// keep all others from writing. Small bodies are read within it.
+/// keep all others from writing.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections that wait for their turn to write at PostgreSQL. One writes; the next has its place in the queue there
-/// before the first is done.
-const WRITERS: u32 = 4;
+/// Connections to PostgreSQL for writers: one for those who wait for their turn, and the others for notes.
+const WRITERS: u32 = 3;
 
 /// The engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,20 +52,22 @@ impl Engine {
         sql.replace("{identity}", identity).replace("{identity_from_8}", from_8)
     }
 
-    /// Begins a transaction that may write. There is one at a time, on all instances together: so what is read in it
-    /// stays true until it ends, and events are numbered in the order in which they are committed.
-    pub(super) async fn begin_write(self, writer: &AnyPool) -> Result<Transaction<'static, Any>> {
-        let mut inner = self.begin_note(writer).await?;
+    /// What begins a transaction that may write. There is one at a time, on all instances together: so what is read in
+    /// it stays true until it ends, and events are numbered in the order in which they are committed.
+    pub(super) fn begin_write_sql(self) -> &'static str {
         match self {
-            Self::Sqlite => Ok(inner),
+            Self::Sqlite => "BEGIN IMMEDIATE",
+            // Ours is the first number, our schema the second: databases may be shared, schemas are not.
             Self::Postgres => {
-                // Ours is the first number, our schema the second: databases may be shared, schemas are not.
-                sqlx::raw_sql("SELECT pg_advisory_xact_lock(7601, current_schema()::regnamespace::oid::int4)")
-                    .execute(&mut *inner)
-                    .await?;
-                Ok(inner)
+                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+                 SELECT pg_advisory_xact_lock(7601, current_schema()::regnamespace::oid::int4)"
             }
         }
+    }
+
+    /// Begins a transaction of [`Engine::begin_write_sql`] for whoever has the database alone.
+    pub(super) async fn begin_write(self, writer: &AnyPool) -> Result<Transaction<'static, Any>> {
+        Ok(writer.begin_with(self.begin_write_sql()).await?)
     }
 
     /// Begins a transaction that writes one row whatever is read, and no event: it need not wait for its turn.

@@ -8,10 +8,10 @@ use twinmesh_protocol::wire::{Event, EventKind};
 use std::collections::BTreeSet;
 
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row as _};
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use super::bell::Bell;
-use super::{Result, StoreError, Tx};
+use super::{Result, StoreError, Tx, expect, rows};
 
 /// An event to be recorded.
 #[derive(Debug, Clone, Copy)]
@@ -47,25 +47,39 @@ impl NewEvent {
 }
 
 /// Records an event in the transaction of the change it reports.
-pub(crate) async fn event_insert(tx: &mut Tx, event: NewEvent) -> Result<EventSequence> {
+pub(crate) async fn event_insert(tx: &mut Tx, event: NewEvent) -> Result<()> {
+    event_insert_all(tx, &[event]).await
+}
+
+/// Records events in the transaction of the change they report, in this order.
+pub(crate) async fn event_insert_all(tx: &mut Tx, events: &[NewEvent]) -> Result<()> {
     tx.ring_on_commit(Bell::Event);
-    let row = sqlx::query(
-        "INSERT INTO event (time, kind, collaboration_id, organization_id, node_id, task_id, parent_id, job_id, \
-         run_id, status) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING sequence",
-    )
-    .bind(event.time.micros())
-    .bind(event.kind.as_str())
-    .bind(event.collaboration_id.map(CollaborationId::get))
-    .bind(event.organization_id.map(OrganizationId::get))
-    .bind(event.node_id.map(NodeId::get))
-    .bind(event.task_id.map(TaskId::get))
-    .bind(event.parent_id.map(TaskId::get))
-    .bind(event.job_id.map(JobId::get))
-    .bind(event.run_id.map(RunId::get))
-    .bind(event.status.map(RunStatus::as_str))
-    .fetch_one(tx.conn())
-    .await?;
-    Ok(EventSequence::new(row.try_get(0)?))
+    for events in rows::chunks(events) {
+        let sql = rows::insert(
+            "INSERT INTO event (time, kind, collaboration_id, organization_id, node_id, task_id, parent_id, job_id, \
+             run_id, status) VALUES ",
+            10,
+            events.len(),
+            "",
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for event in events {
+            query = query
+                .bind(event.time.micros())
+                .bind(event.kind.as_str())
+                .bind(event.collaboration_id.map(CollaborationId::get))
+                .bind(event.organization_id.map(OrganizationId::get))
+                .bind(event.node_id.map(NodeId::get))
+                .bind(event.task_id.map(TaskId::get))
+                .bind(event.parent_id.map(TaskId::get))
+                .bind(event.job_id.map(JobId::get))
+                .bind(event.run_id.map(RunId::get))
+                .bind(event.status.map(RunStatus::as_str));
+        }
+        let done = query.execute(tx.conn()).await?;
+        expect(done.rows_affected(), events.len())?;
+    }
+    Ok(())
 }
 
 /// The last event's place in the log; 0 before the first.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RuleId, RunId, UserId};
 use twinmesh_protocol::status::RunStatus;
@@ -25,15 +26,50 @@ pub(crate) async fn actor_fetch(conn: &mut AnyConnection, subject: &Subject) -> 
 }
 
 async fn user(conn: &mut AnyConnection, id: UserId) -> Result<Option<Actor>> {
-    let row = sqlx::query("SELECT organization_id FROM user_account WHERE id = $1")
-        .bind(id.get())
-        .fetch_optional(&mut *conn)
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    let organization = OrganizationId::new(row.try_get(0)?);
-    let (roles, rules) = user_rights(&mut *conn, id).await?;
-    let collaborations = collaborations_of(conn, organization).await?;
+    // Every request asks this, so it is one question: the user's organization, its collaborations, the roles with
+    // their rules, and the user's own rules.
+    let rows = sqlx::query(
+        "SELECT organization_id, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT) \
+         FROM user_account WHERE id = $1 \
+         UNION ALL SELECT user_account.organization_id, member.collaboration_id, NULL, NULL FROM user_account \
+         JOIN collaboration_organization member ON member.organization_id = user_account.organization_id \
+         WHERE user_account.id = $1 \
+         UNION ALL SELECT NULL, NULL, user_role.role_id, role_rule.rule_id FROM user_role \
+         LEFT JOIN role_rule ON role_rule.role_id = user_role.role_id WHERE user_role.user_id = $1 \
+         UNION ALL SELECT NULL, NULL, NULL, rule_id FROM user_rule WHERE user_id = $1",
+    )
+    .bind(id.get())
+    .fetch_all(conn)
+    .await?;
+    let mut organization = None;
+    let mut collaborations = BTreeSet::new();
+    let mut rights = Rights::default();
+    for row in &rows {
+        organization = organization.or(row.try_get::<Option<i64>, _>(0)?.map(OrganizationId::new));
+        collaborations.extend(row.try_get::<Option<i64>, _>(1)?.map(CollaborationId::new));
+        rights.add(row, 2)?;
+    }
+    let Some(organization) = organization else { return Ok(None) };
+    let Rights { roles, rules } = rights;
     Ok(Some(Actor { who: Who::User { id, roles }, organization, collaborations, rules }))
+}
+
+/// Roles, and all rules of them and besides.
+#[derive(Default)]
+struct Rights {
+    roles: BTreeSet<RoleId>,
+    rules: RuleSet,
+}
+
+impl Rights {
+    /// Takes in a role and a rule from two columns of a row, where they are.
+    fn add(&mut self, row: &AnyRow, at: usize) -> Result<()> {
+        self.roles.extend(row.try_get::<Option<i64>, _>(at)?.map(RoleId::new));
+        if let Some(rule) = row.try_get::<Option<i64>, _>(at + 1)? {
+            self.rules = self.rules.with(RuleId::new(rule));
+        }
+        Ok(())
+    }
 }
 
 /// The roles of a user, and all rules they hold by roles or themselves.
@@ -46,17 +82,11 @@ pub(crate) async fn user_rights(conn: &mut AnyConnection, id: UserId) -> Result<
     .bind(id.get())
     .fetch_all(conn)
     .await?;
-    let mut roles = BTreeSet::new();
-    let mut rules = RuleSet::EMPTY;
-    for row in rows {
-        if let Some(role) = row.try_get::<Option<i64>, _>(0)? {
-            roles.insert(RoleId::new(role));
-        }
-        if let Some(rule) = row.try_get::<Option<i64>, _>(1)? {
-            rules = rules.with(RuleId::new(rule));
-        }
+    let mut rights = Rights::default();
+    for row in &rows {
+        rights.add(row, 0)?;
     }
-    Ok((roles, rules))
+    Ok((rights.roles, rights.rules))
 }
 
 /// The collaborations in which an organization takes part.

@@ -1,8 +1,9 @@
 //! All SQL, a file per noun. One text that SQLite and PostgreSQL both take: `$1` placeholders, numbers, text.
 //!
-//! There is one writer at a time, whatever the engine: a write transaction sees the last commit and nothing changes
-//! under it. A second pool serves readers, who never wait for a writer. [`engine`] – what differs between the two.
-//! [`bell`] – waking whoever waits for a commit.
+//! There is one writer at a time, whatever the engine: who writes sees what was written before, and nothing changes under
+//! it. [`turn`] – whose turn it is, and commits that many share. A pool of connections serves readers, who see the last
+//! commit and never wait for a writer. [`engine`] – what differs between the two. [`bell`] – waking whoever waits for a
+//! commit.
 
 mod backup;
 pub(crate) mod bell;
@@ -21,11 +22,13 @@ pub(crate) mod peer;
 pub(crate) mod port;
 pub(crate) mod removal;
 pub(crate) mod role;
+mod rows;
 pub(crate) mod run;
 pub(crate) mod setup;
 pub(crate) mod study;
 pub(crate) mod task;
 pub(crate) mod token;
+mod turn;
 pub(crate) mod user;
 
 use std::collections::BTreeSet;
@@ -41,6 +44,8 @@ pub use self::backup::BackupError;
 pub(crate) use self::backup::back_up;
 use self::bell::{Bell, Bells};
 use self::engine::Engine;
+pub(crate) use self::turn::settled;
+use self::turn::{Line, Turn};
 use crate::config::Synchronous;
 
 /// The error of a store.
@@ -57,6 +62,9 @@ pub enum StoreError {
         /// What was expected.
         expected: &'static str,
     },
+    /// What was written is not there: the transaction that it shared with others failed, for the reason in the log.
+    #[error("the database did not take what was written")]
+    NotCommitted,
     /// An update met another number of rows than it must.
     #[error("{affected} rows changed where {expected} was due")]
     Affected {
@@ -103,6 +111,8 @@ pub(crate) enum Location {
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     engine: Engine,
+    line: Line,
+    /// For notes, which need no turn where the engine lets them.
     writer: AnyPool,
     reader: AnyPool,
     bells: Bells,
@@ -138,7 +148,8 @@ impl Store {
                 Some(stop.drop_guard())
             }
         };
-        Ok(Self { engine, writer, reader, bells, ears: Arc::new(ears) })
+        let line = Line::new(engine, writer.clone(), bells.clone());
+        Ok(Self { engine, line, writer, reader, bells, ears: Arc::new(ears) })
     }
 
     /// Whether other coordinators may be at work on the same database.
@@ -148,21 +159,20 @@ impl Store {
 
     /// Begins a transaction that may write. There is one at a time: others wait their turn.
     pub(crate) async fn write(&self) -> Result<Tx> {
-        Ok(self.tx(self.engine.begin_write(&self.writer).await?))
+        Ok(Tx { inner: Inner::Turn(self.line.turn().await?), rings: BTreeSet::new() })
     }
 
     /// Begins a transaction that writes one row whatever is read, and no event.
     pub(crate) async fn note(&self) -> Result<Tx> {
-        Ok(self.tx(self.engine.begin_note(&self.writer).await?))
+        match self.engine {
+            Engine::Sqlite => self.write().await,
+            Engine::Postgres => Ok(Tx::own(self.engine.begin_note(&self.writer).await?)),
+        }
     }
 
     /// Begins a transaction that reads: all its queries see the same state.
     pub(crate) async fn read(&self) -> Result<Tx> {
-        Ok(self.tx(self.engine.begin_read(&self.reader).await?))
-    }
-
-    fn tx(&self, inner: Transaction<'static, Any>) -> Tx {
-        Tx { inner, engine: self.engine, rings: BTreeSet::new(), bells: self.bells.clone() }
+        Ok(Tx::own(self.engine.begin_read(&self.reader).await?))
     }
 
     /// Changes whenever a commit rings the bell, in whichever process.
@@ -182,7 +192,7 @@ impl Store {
             ears.token().cancel();
         }
         self.reader.close().await;
-        self.writer.close().await;
+        self.line.close().await;
     }
 }
 
@@ -198,16 +208,29 @@ pub(crate) async fn try_out(url: &str) -> Result<()> {
 /// A transaction. Dropped without [`Tx::commit`], it leaves no trace.
 #[derive(Debug)]
 pub(crate) struct Tx {
-    inner: Transaction<'static, Any>,
-    engine: Engine,
+    inner: Inner,
     rings: BTreeSet<Bell>,
-    bells: Bells,
+}
+
+#[derive(Debug)]
+enum Inner {
+    /// A reader's, or a note's.
+    Own(Transaction<'static, Any>),
+    /// A writer's.
+    Turn(Turn),
 }
 
 impl Tx {
+    fn own(transaction: Transaction<'static, Any>) -> Self {
+        Self { inner: Inner::Own(transaction), rings: BTreeSet::new() }
+    }
+
     /// What queries run on.
     pub(crate) fn conn(&mut self) -> &mut AnyConnection {
-        &mut self.inner
+        match &mut self.inner {
+            Inner::Own(transaction) => transaction,
+            Inner::Turn(turn) => turn.conn(),
+        }
     }
 
     /// Wakes whoever waits for this, once it is committed.
@@ -216,26 +239,26 @@ impl Tx {
     }
 
     /// Makes everything durable.
-    pub(crate) async fn commit(mut self) -> Result<()> {
-        if self.engine == Engine::Postgres {
-            for bell in &self.rings {
-                sqlx::raw_sql(bell.notify_sql()).execute(&mut *self.inner).await?;
+    pub(crate) async fn commit(self) -> Result<()> {
+        match self.inner {
+            Inner::Own(transaction) => {
+                debug_assert!(self.rings.is_empty(), "a note rings no bell");
+                Ok(transaction.commit().await?)
             }
+            Inner::Turn(turn) => turn.commit(self.rings).await,
         }
-        self.inner.commit().await?;
-        for bell in self.rings {
-            self.bells.ring(bell);
-        }
-        Ok(())
     }
 }
 
 /// Fails unless exactly one row changed.
 pub(crate) fn expect_one(affected: u64) -> Result<()> {
-    match affected {
-        1 => Ok(()),
-        _ => Err(StoreError::Affected { affected, expected: 1 }),
-    }
+    expect(affected, 1)
+}
+
+/// Fails unless exactly so many rows changed.
+fn expect(affected: u64, expected: usize) -> Result<()> {
+    let expected = expected as u64;
+    if affected == expected { Ok(()) } else { Err(StoreError::Affected { affected, expected }) }
 }
 
 /// An instant as it stands in a row.

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row as _};
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId, JobId, OrganizationId, RunId, StudyId, TaskId, UserId};
 use twinmesh_protocol::manifest::SignedManifest;
 use twinmesh_protocol::status::{RunStatus, task_status};
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::{EventKind, TaskDatabase};
 
-use super::event::{NewEvent, event_insert};
+use super::event::{NewEvent, event_insert_all};
 use super::filter::{self, Filter};
 use super::run::read_status;
-use super::{Result, StoreError, Tx, expect_one};
+use super::{Result, StoreError, Tx, expect_one, rows};
 use crate::authz::Permit;
 use crate::authz::action::{CreateSubtask, CreateTask, DeleteTask};
 use crate::http::page::PageRequest;
@@ -92,7 +92,7 @@ impl Opener {
 }
 
 /// Records a task with its runs, databases and events.
-pub(crate) async fn task_insert(tx: &mut Tx, opener: Opener, task: &OpenedTask, now: Time) -> Result<TaskId> {
+pub(crate) async fn task_insert(tx: &mut Tx, opener: Opener, task: OpenedTask, now: Time) -> Result<TaskRecord> {
     debug_assert_eq!(opener.collaboration(), task.collaboration_id, "the permit is for this collaboration");
     let (parent_id, job_id) = match task.parent {
         Some((parent, job)) => (Some(parent), job),
@@ -124,15 +124,16 @@ pub(crate) async fn task_insert(tx: &mut Tx, opener: Opener, task: &OpenedTask, 
     .fetch_one(tx.conn())
     .await?;
     let id = TaskId::new(row.try_get(0)?);
-    for database in &task.databases {
-        sqlx::query("INSERT INTO task_database (task_id, label, parameters) VALUES ($1, $2, $3)")
-            .bind(id.get())
-            .bind(database.label.as_str())
-            .bind(database.parameters.as_str())
-            .execute(tx.conn())
-            .await?;
+    for databases in rows::chunks(&task.databases) {
+        let before = "INSERT INTO task_database (task_id, label, parameters) VALUES ";
+        let sql = rows::insert(before, 3, databases.len(), "");
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for database in databases {
+            query = query.bind(id.get()).bind(database.label.as_str()).bind(database.parameters.as_str());
+        }
+        query.execute(tx.conn()).await?;
     }
-    let event = NewEvent {
+    let created = NewEvent {
         collaboration_id: Some(task.collaboration_id),
         organization_id: Some(task.init_org),
         task_id: Some(id),
@@ -140,30 +141,65 @@ pub(crate) async fn task_insert(tx: &mut Tx, opener: Opener, task: &OpenedTask, 
         job_id: Some(job_id),
         ..NewEvent::new(EventKind::TaskCreated, now)
     };
-    event_insert(tx, event).await?;
-    for (organization, input) in &task.inputs {
-        let row = sqlx::query(
-            "INSERT INTO run (task_id, organization_id, status, assigned_at, input, input_object) \
-             VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
-        )
-        .bind(id.get())
-        .bind(organization.get())
-        .bind(RunState::NEW.status().as_str())
-        .bind(now.micros())
-        .bind(input.as_str())
-        .bind(task.kept.get(organization).map(|kept| kept.number))
-        .fetch_one(tx.conn())
-        .await?;
-        let event = NewEvent {
+    let mut events = vec![created];
+    for (run, organization) in runs_insert(tx, id, &task, now).await? {
+        events.push(NewEvent {
             kind: EventKind::RunAssigned,
-            organization_id: Some(*organization),
-            run_id: Some(RunId::new(row.try_get(0)?)),
+            organization_id: Some(organization),
+            run_id: Some(run),
             status: Some(RunState::NEW.status()),
-            ..event
-        };
-        event_insert(tx, event).await?;
+            ..created
+        });
     }
-    Ok(id)
+    event_insert_all(tx, &events).await?;
+    Ok(TaskRecord {
+        id,
+        name: Some(task.name),
+        description: task.description,
+        image: task.image,
+        collaboration_id: task.collaboration_id,
+        study_id: task.study_id,
+        job_id,
+        parent_id,
+        init_org: task.init_org,
+        init_user: task.init_user,
+        store_id: task.store_id,
+        created_at: now,
+        manifest: task.manifest,
+        databases: task.databases,
+        status: task_status(task.inputs.iter().map(|_| RunState::NEW.status())),
+        finished_at: None,
+    })
+}
+
+/// Records the runs of a task in the order of its inputs; which there are, in that order.
+async fn runs_insert(tx: &mut Tx, id: TaskId, task: &OpenedTask, now: Time) -> Result<Vec<(RunId, OrganizationId)>> {
+    let mut runs = Vec::with_capacity(task.inputs.len());
+    for inputs in rows::chunks(&task.inputs) {
+        let sql = rows::insert(
+            "INSERT INTO run (task_id, organization_id, status, assigned_at, input, input_object) VALUES ",
+            6,
+            inputs.len(),
+            " RETURNING id, organization_id",
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for (organization, input) in inputs {
+            query = query
+                .bind(id.get())
+                .bind(organization.get())
+                .bind(RunState::NEW.status().as_str())
+                .bind(now.micros())
+                .bind(input.as_str())
+                .bind(task.kept.get(organization).map(|kept| kept.number));
+        }
+        for row in query.fetch_all(tx.conn()).await? {
+            runs.push((RunId::new(row.try_get(0)?), OrganizationId::new(row.try_get(1)?)));
+        }
+    }
+    // Engines number rows in the order in which they are given, but do not promise to return them so.
+    runs.sort_unstable();
+    super::expect(runs.len() as u64, task.inputs.len())?;
+    Ok(runs)
 }
 
 async fn job_insert(tx: &mut Tx, now: Time) -> Result<JobId> {

@@ -241,17 +241,15 @@ mod tests {
     use twinmesh_protocol::time::Time;
 
     use super::*;
-    use crate::store::event::{NewEvent, event_insert};
+    use crate::store::event::{NewEvent, event_insert_all};
     use crate::store::testing;
 
     /// A transaction of so many events, which is committed or not.
     async fn write(store: &Store, events: usize, commit: bool) -> i64 {
         let mut tx = store.write().await.unwrap();
-        let mut last = 0;
-        for _ in 0..events {
-            let event = NewEvent::new(EventKind::TaskCreated, Time::from_micros(1));
-            last = event_insert(&mut tx, event).await.unwrap().get();
-        }
+        let events = vec![NewEvent::new(EventKind::TaskCreated, Time::from_micros(1)); events];
+        event_insert_all(&mut tx, &events).await.unwrap();
+        let last = event_last(tx.conn()).await.unwrap().get();
         if commit {
             tx.commit().await.unwrap();
         }
