@@ -3,6 +3,9 @@
 //! [`Api`] sends requests as a user, a node or a container. Access tokens that ended are renewed once and the request
 //! repeated, which is safe because a request refused for its token was not carried out. Nothing else is repeated
 //! unasked: wrap what may safely happen twice in [`retry`].
+//!
+//! A coordinator may be several instances on one database, each with an address of its own. The one that answered last
+//! is asked until it does not; then the next. What could not be sent at all is sent there at once.
 
 mod error;
 mod object;
@@ -10,6 +13,7 @@ mod resources;
 mod session;
 
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -62,24 +66,27 @@ pub struct Api {
 
 struct Inner {
     http: reqwest::Client,
-    /// Without a trailing slash, for example `https://coordinator.example.org/api`.
-    base: String,
+    /// The instances, at least one; without a trailing slash, for example `https://coordinator.example.org/api`.
+    bases: Arc<[String]>,
+    /// The one that is asked.
+    current: AtomicUsize,
     session: Session,
 }
 
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Api").field("base", &self.inner.base).finish_non_exhaustive()
+        f.debug_struct("Api").field("bases", &self.inner.bases).finish_non_exhaustive()
     }
 }
 
 impl Api {
-    /// Names a coordinator by its base address; `/api` is added where the address has no path. Nothing is sent yet.
+    /// Names a coordinator by its base address, or by those of several instances, with commas in between; `/api` is added
+    /// where an address has no path. Nothing is sent yet.
     ///
     /// # Errors
     /// When the address is none, or TLS cannot be set up.
     pub fn new(base: &str, options: ApiOptions) -> Result<Self, ApiError> {
-        let base = base_url(base)?;
+        let bases = base.split(',').map(|base| base_url(base.trim())).collect::<Result<Vec<_>, _>>()?;
         install_cryptography();
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -87,10 +94,10 @@ impl Api {
             .user_agent(concat!("twinmesh/", env!("CARGO_PKG_VERSION")))
             .tcp_nodelay(true)
             .tcp_keepalive(Duration::from_secs(30));
-        if is_loopback(&base) {
+        if bases.iter().all(is_loopback) {
             builder = builder.no_proxy();
         }
-        if base.scheme() == "http" {
+        if bases.iter().all(|base| base.scheme() == "http") {
             // Keeps a machine without any authorities from failing before TLS is needed.
             builder = builder.tls_certs_only([]);
         }
@@ -106,14 +113,34 @@ impl Api {
             }
         }
         let http = builder.build().map_err(ApiError::Setup)?;
-        let base = base.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { inner: Arc::new(Inner { http, base, session }) })
+        let bases = bases.iter().map(|base| base.as_str().trim_end_matches('/').to_owned()).collect();
+        Ok(Self { inner: Arc::new(Inner { http, bases, current: AtomicUsize::new(0), session }) })
     }
 
-    /// The base address, without a trailing slash.
+    /// The base address of the instance that is asked, without a trailing slash.
     #[must_use]
     pub fn base(&self) -> &str {
-        &self.inner.base
+        let at = self.inner.current.load(Ordering::Relaxed);
+        self.inner.bases.get(at).or(self.inner.bases.first()).map_or("", String::as_str)
+    }
+
+    /// The base addresses of all instances, as [`Api::new`] takes them.
+    #[must_use]
+    pub fn bases(&self) -> String {
+        self.inner.bases.join(",")
+    }
+
+    /// Asks the next instance from now on, unless somebody has moved on from this one before.
+    pub(crate) fn leave(&self, base: &str) {
+        let Inner { bases, current, .. } = &*self.inner;
+        let at = current.load(Ordering::Relaxed);
+        if bases.len() < 2 || bases.get(at).is_none_or(|known| known != base) {
+            return;
+        }
+        let next = (at + 1) % bases.len();
+        if current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            tracing::info!("the coordinator at {base} does not answer; trying {}", self.base());
+        }
     }
 
     /// The same coordinator with other proof of who asks: a token that cannot be renewed, such as a container's.
@@ -128,7 +155,9 @@ impl Api {
         };
         let current = session::Current { tokens: Some(Arc::new(tokens)), fixed: true, ..Default::default() };
         let session = Session { current: tokio::sync::RwLock::new(current), ..Session::default() };
-        Self { inner: Arc::new(Inner { http: self.inner.http.clone(), base: self.inner.base.clone(), session }) }
+        let current = AtomicUsize::new(self.inner.current.load(Ordering::Relaxed));
+        let (http, bases) = (self.inner.http.clone(), Arc::clone(&self.inner.bases));
+        Self { inner: Arc::new(Inner { http, bases, current, session }) }
     }
 
     /// The tokens in use, to be kept by whoever has no [`TokenStore`].
@@ -208,7 +237,7 @@ impl Api {
     }
 
     fn builder(&self, method: Method, path: &str, query: &Query) -> RequestBuilder {
-        let request = self.inner.http.request(method, format!("{}/{path}", self.inner.base));
+        let request = self.inner.http.request(method, format!("{}/{path}", self.base()));
         if query.is_empty() { request } else { request.query(query.pairs()) }
     }
 
@@ -220,34 +249,53 @@ impl Api {
         build: impl Fn() -> RequestBuilder + Send + Sync,
     ) -> Result<Response, ApiError> {
         let current = self.inner.session.current().await;
-        let mut request = build();
-        if let Some(tokens) = &current.tokens {
-            request = request.header(AUTHORIZATION, bearer(&tokens.access_token));
-        }
-        let error = match self.send_once(name, patience, request).await {
+        let authorized = || match &current.tokens {
+            Some(tokens) => build().header(AUTHORIZATION, bearer(&tokens.access_token)),
+            None => build(),
+        };
+        let error = match self.send_somewhere(name, patience, authorized).await {
             Err(error) if is_refused_for_token(&error) && !current.fixed => error,
             outcome => return outcome,
         };
         if current.tokens.is_none() && current.api_key.is_none() {
-            return Err(ApiError::NotLoggedIn { url: self.inner.base.clone() });
+            return Err(ApiError::NotLoggedIn { url: self.base().into() });
         }
         if !self.renew(current.generation).await? {
             return Err(error);
         }
         let tokens = self.inner.session.current().await.tokens;
-        let request = match &tokens {
+        let authorized = || match &tokens {
             Some(tokens) => build().header(AUTHORIZATION, bearer(&tokens.access_token)),
             None => build(),
         };
-        self.send_once(name, patience, request).await
+        self.send_somewhere(name, patience, authorized).await
+    }
+
+    /// Sends a request to the first instance that can be reached.
+    async fn send_somewhere(
+        &self,
+        name: &str,
+        patience: Duration,
+        build: impl Fn() -> RequestBuilder + Send + Sync,
+    ) -> Result<Response, ApiError> {
+        let mut others = self.inner.bases.len() - 1;
+        loop {
+            match self.send_once(name, patience, build()).await {
+                // It did not leave this machine.
+                Err(ApiError::Unreachable { .. }) if others > 0 => others -= 1,
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn send_once(&self, name: &str, patience: Duration, request: RequestBuilder) -> Result<Response, ApiError> {
+        let base = self.base();
         let response = match tokio::time::timeout(patience, request.send()).await {
             Ok(sent) => sent.map_err(|error| self.network_error(error))?,
             Err(_) => {
+                self.leave(base);
                 return Err(ApiError::Interrupted {
-                    url: self.inner.base.clone(),
+                    url: base.into(),
                     reason: format!("nothing came within {} s", patience.as_secs()),
                 });
             }
@@ -272,12 +320,13 @@ impl Api {
             Err(_) => {
                 let text = String::from_utf8_lossy(&body);
                 let excerpt = text.chars().filter(|character| !character.is_control()).take(80).collect();
-                ApiError::NotJson { url: self.inner.base.clone(), status, excerpt }
+                ApiError::NotJson { url: self.base().into(), status, excerpt }
             }
         }
     }
 
     async fn read_body(&self, mut response: Response) -> Result<Vec<u8>, ApiError> {
+        let base = self.base();
         let mut body = Vec::new();
         loop {
             match tokio::time::timeout(ANSWER_TIMEOUT, response.chunk()).await {
@@ -285,8 +334,9 @@ impl Api {
                 Ok(Ok(None)) => return Ok(body),
                 Ok(Err(error)) => return Err(self.network_error(error)),
                 Err(_) => {
+                    self.leave(base);
                     return Err(ApiError::Interrupted {
-                        url: self.inner.base.clone(),
+                        url: base.into(),
                         reason: format!("the answer paused for {} s", ANSWER_TIMEOUT.as_secs()),
                     });
                 }
@@ -294,8 +344,12 @@ impl Api {
         }
     }
 
+    /// What became of a request on its way; the next one goes to another instance.
     pub(crate) fn network_error(&self, source: reqwest::Error) -> ApiError {
-        let url = self.inner.base.clone();
+        let asked = source.url().map(Url::as_str).unwrap_or_default();
+        let within = |base: &&String| asked.strip_prefix(base.as_str()).is_some_and(|rest| rest.starts_with('/'));
+        let url = self.inner.bases.iter().find(within).map_or_else(|| self.base().to_owned(), Clone::clone);
+        self.leave(&url);
         if source.is_connect() {
             return ApiError::Unreachable { url, source };
         }
@@ -325,7 +379,7 @@ impl Api {
                 Err(error) if matches!(error.status(), Some(401 | 403 | 404 | 422)) => error,
                 Err(error) => return Err(error),
             },
-            Some(_) | None => ApiError::NotLoggedIn { url: self.inner.base.clone() },
+            Some(_) | None => ApiError::NotLoggedIn { url: self.base().into() },
         };
         tracing::debug!(error = %refused, "the token could not be renewed");
         match &current.api_key {
@@ -334,19 +388,23 @@ impl Api {
                 session.replace(tokens).await;
                 Ok(true)
             }
-            None => Err(ApiError::NotLoggedIn { url: self.inner.base.clone() }),
+            None => Err(ApiError::NotLoggedIn { url: self.base().into() }),
         }
     }
 
     async fn refresh(&self, refresh_token: &str) -> Result<TokenPair, ApiError> {
         let request =
-            self.builder(Method::POST, "token/refresh", &Query::new()).header(AUTHORIZATION, bearer(refresh_token));
+            || self.builder(Method::POST, "token/refresh", &Query::new()).header(AUTHORIZATION, bearer(refresh_token));
         self.token_answer("POST /token/refresh", request).await
     }
 
     /// Sends a request about tokens, which is never repeated with renewed ones.
-    async fn token_answer<T: DeserializeOwned>(&self, name: &str, request: RequestBuilder) -> Result<T, ApiError> {
-        let response = self.send_once(name, ANSWER_TIMEOUT, request).await?;
+    async fn token_answer<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        build: impl Fn() -> RequestBuilder + Send + Sync,
+    ) -> Result<T, ApiError> {
+        let response = self.send_somewhere(name, ANSWER_TIMEOUT, build).await?;
         let body = self.read_body(response).await?;
         serde_json::from_slice(&body).map_err(|source| ApiError::Unexpected { request: name.into(), source })
     }

@@ -128,7 +128,11 @@ async fn follow_once(
             Query::new().with("after", sequence)
         }
     };
-    let interrupted = |reason: String| ApiError::Interrupted { url: api.base().into(), reason };
+    let base = api.base();
+    let interrupted = |reason: String| {
+        api.leave(base);
+        ApiError::Interrupted { url: base.into(), reason }
+    };
     let mut response = api.stream("event", &query, headers).await?;
     let mut parser = Parser::default();
     loop {

@@ -83,7 +83,7 @@ impl Api {
         if let Some(code) = mfa_code {
             body["mfa_code"] = code.into();
         }
-        let request = self.builder(Method::POST, "token/user", &Query::new()).json(&body);
+        let request = || self.builder(Method::POST, "token/user", &Query::new()).json(&body);
         match self.token_answer("POST /token/user", request).await? {
             LogIn::Tokens(tokens) => {
                 self.inner.session.replace(tokens.clone()).await;
@@ -107,7 +107,7 @@ impl Api {
     }
 
     pub(super) async fn exchange_api_key(&self, api_key: &str) -> Result<TokenPair, ApiError> {
-        let request = self.builder(Method::POST, "token/node", &Query::new()).json(&json!({"api_key": api_key}));
+        let request = || self.builder(Method::POST, "token/node", &Query::new()).json(&json!({"api_key": api_key}));
         self.token_answer("POST /token/node", request).await
     }
 

@@ -38,7 +38,7 @@ pub(super) async fn log_in(context: &Context<'_>, login: Login) -> anyhow::Resul
     };
     let mut kept = LogIn { server, username, ca, tokens: None };
     let api = Api::new(&kept.server, kept.options()?)?;
-    kept.server = api.base().into();
+    kept.server = api.bases();
     if is_in_the_clear(&kept.server) {
         note("warning: http sends the password in the clear; use https for any coordinator on another machine");
     }
@@ -199,5 +199,7 @@ fn ask(question: &str, tail: &str, hint: &'static str) -> anyhow::Result<String>
 }
 
 fn is_in_the_clear(server: &str) -> bool {
-    Url::parse(server).is_ok_and(|url| url.scheme() == "http" && !crate::api::is_loopback(&url))
+    let in_the_clear =
+        |server| Url::parse(server).is_ok_and(|url| url.scheme() == "http" && !crate::api::is_loopback(&url));
+    server.split(',').any(in_the_clear)
 }

@@ -59,3 +59,18 @@ async fn a_stream_that_is_refused_says_so_each_time() {
     assert_eq!(next(&mut events).await, "disconnected false");
     assert_eq!(next(&mut events).await, "disconnected false");
 }
+
+#[tokio::test]
+async fn a_stream_goes_on_at_another_instance_when_its_own_is_gone() {
+    let (first, second) = (Server::start().await, Server::start().await);
+    first.state().streams = vec![hello(4) + &event(5, "task_created")];
+    second.state().streams = vec![hello(5) + &event(6, "run_status")];
+    let api = Api::new(&format!("{},{}", first.url, second.url), ApiOptions::default()).unwrap();
+    api.log_in_user("ada", "correct", None).await.unwrap();
+    let mut events = api.events(After::Latest);
+    for expected in ["connected 4", "event 5", "disconnected true", "connected 5", "event 6"] {
+        assert_eq!(next(&mut events).await, expected);
+    }
+    let asked: Vec<_> = second.state().seen.iter().filter(|seen| seen.request == "GET /event").cloned().collect();
+    assert_eq!(asked[0].last_event_id.as_deref(), Some("5"));
+}

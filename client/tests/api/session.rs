@@ -182,3 +182,25 @@ async fn what_is_wrong_with_a_field_is_told() {
     assert_eq!(error.to_string(), "Request body is incorrect; `name`: Longer than maximum length 128.");
     assert!(!error.is_transient());
 }
+
+#[tokio::test]
+async fn what_cannot_be_sent_to_one_instance_is_sent_to_the_next() {
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let server = Server::start().await;
+    let api = Api::new(&format!("http://{gone}, {}", server.url), ApiOptions::default()).unwrap();
+    api.log_in_user("ada", "correct", None).await.unwrap();
+    assert_eq!(api.organization_get(UNIVERSITY).await.unwrap().name, "university");
+    assert_eq!((server.state().log_ins, api.base()), (1, &*server.url));
+}
+
+#[tokio::test]
+async fn a_request_that_may_have_been_carried_out_is_left_to_whoever_made_it() {
+    let (first, second) = (Server::start_after(1).await, Server::start().await);
+    let api = Api::new(&format!("{},{}", first.url, second.url), ApiOptions::default()).unwrap();
+    let error = api.log_in_user("ada", "correct", None).await.unwrap_err();
+    assert!(matches!(error, ApiError::Interrupted { .. }) && error.to_string().contains(&first.url), "{error}");
+    assert_eq!(second.state().log_ins, 0);
+    // The next one goes where somebody answers.
+    api.log_in_user("ada", "correct", None).await.unwrap();
+    assert_eq!((first.state().log_ins, second.state().log_ins), (0, 1));
+}

@@ -110,7 +110,7 @@ async fn confinement(config: &Config, findings: &mut Findings) {
 }
 
 async fn coordinator(config: &Config, key: Option<PublicKey>, findings: &mut Findings) {
-    let api = match Api::new(config.coordinator_url.as_str(), ApiOptions::default()) {
+    let api = match Api::new(&config.coordinator_url.to_string(), ApiOptions::default()) {
         Ok(api) => api,
         Err(error) => {
             findings.note("coordinator", Err((chain(error), "correct `coordinator_url`")));

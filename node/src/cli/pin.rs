@@ -39,7 +39,7 @@ pub(super) async fn add(
 ) -> anyhow::Result<Exit> {
     let config = Config::load(path)?;
     let api_key = config.read_api_key()?;
-    let api = Api::new(config.coordinator_url.as_str(), ApiOptions::default())?;
+    let api = Api::new(&config.coordinator_url.to_string(), ApiOptions::default())?;
     api.log_in_node(api_key.expose()).await?;
     let shown = api.organization_get(organization).await?;
     let key = shown_key(&shown)?;

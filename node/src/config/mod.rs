@@ -1,5 +1,6 @@
 //! The node's configuration: one TOML file, overridden by `NODE__SECTION__KEY` variables, overridden by flags.
 
+mod address;
 mod value;
 
 use std::{
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use twinmesh_protocol::id::{OrganizationId, UserId};
 use url::Url;
 
+pub use address::CoordinatorUrl;
 pub use value::{InvalidValue, Period, Size};
 
 use crate::runtime::{Limits, Secret};
@@ -25,8 +27,9 @@ use crate::runtime::{Limits, Secret};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where the coordinator is; with or without the trailing `/api`.
-    pub coordinator_url: Url,
+    /// Where the coordinator is; with or without the trailing `/api`. A list if it is several instances: the node stays
+    /// with one until that does not answer.
+    pub coordinator_url: CoordinatorUrl,
     /// Whether the API key may go to another machine in the open (`http://`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_http: bool,
@@ -342,7 +345,8 @@ impl Config {
     /// The first key that is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key: String, problem: &str| Err(ConfigError::Value { key, problem: problem.into() });
-        if self.coordinator_url.scheme() == "http" && !self.allow_http && !is_this_machine(&self.coordinator_url) {
+        let in_the_open = |url: &Url| url.scheme() == "http" && !is_this_machine(url);
+        if !self.allow_http && self.coordinator_url.iter().any(in_the_open) {
             let problem = "the API key would go to another machine in the open; use `https://`, or set `allow_http = true` if \
                  something else protects the way";
             return wrong("coordinator_url".into(), problem);

@@ -158,7 +158,7 @@ impl Node {
         make_private_directory(&directory.join("runs")).map_err(in_state)?;
         make_private_directory(&directory.join("jobs")).map_err(in_state)?;
         let node_key = node_key(&config)?;
-        let api = Api::new(config.coordinator_url.as_str(), ApiOptions::default())?;
+        let api = Api::new(&config.coordinator_url.to_string(), ApiOptions::default())?;
 
         let identity = enroll::identify(&api, &api_key).await?;
         let keyring = Arc::new(Keyring::open(api.clone(), clock.clone(), &config, &directory)?);
