@@ -1,5 +1,8 @@
 //! What things cost, measured on this machine in one run. Figures are printed, never judged.
 
+mod coordinator;
+mod link;
+
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -34,9 +37,36 @@ pub struct Bench {
     /// How many tasks the latencies are taken from.
     #[arg(long, default_value_t = 200)]
     tasks: usize,
+    /// How much the coordinator is given.
+    #[command(flatten)]
+    scale: Scale,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// How much a coordinator is given to carry.
+#[derive(Debug, Args)]
+pub struct Scale {
+    /// How long each rate of the coordinator is measured.
+    #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
+    span: Duration,
+    /// From how many requests each latency of the coordinator is taken, unless the time is over before.
+    #[arg(long, default_value_t = 500, value_name = "N")]
+    samples: usize,
+    /// How many finished tasks the coordinator has behind it, each with three runs.
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    history: usize,
+    /// How many event streams it holds open.
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    streams: usize,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        Ok(_) | Err(_) => Err("give whole seconds, at least 1".into()),
+    }
 }
 
 /// A thing to measure.
@@ -50,6 +80,8 @@ pub enum Subject {
     AllReduce,
     /// Memory of idle daemons, and the programs' sizes.
     Footprint,
+    /// Tasks, lists, log-ins and events at a coordinator, on each engine.
+    Coordinator,
 }
 
 /// A measured figure.
@@ -90,6 +122,9 @@ pub async fn run(bench: Bench) -> anyhow::Result<()> {
         let measured = all_reduce(&lab.federation, &mut figures).await;
         lab.stop().await?;
         measured?;
+    }
+    if wanted(Subject::Coordinator) {
+        coordinator::run(&bench.scale, &mut figures).await?;
     }
     print(&figures, bench.json)
 }
@@ -293,10 +328,8 @@ async fn footprint(federation: &Federation, figures: &mut Vec<Figure>) -> anyhow
     let hospital = federation.hospitals.first().context("no hospital")?;
     for (what, pid) in [("coordinator", federation.coordinator.pid()), ("node", hospital.daemon.pid())] {
         let pid = pid.with_context(|| format!("the {what} does not run"))?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS in /proc")?;
-        let kib: f64 = line.split_whitespace().nth(1).context("VmRSS has no value")?.parse()?;
-        figures.push(Figure { what: format!("{what}, resident memory when idle"), value: kib / 1024.0, unit: "MiB" });
+        let value = resident(pid)?;
+        figures.push(Figure { what: format!("{what}, resident memory when idle"), value, unit: "MiB" });
     }
     let program = this_program()?;
     let directory = program.parent().unwrap_or(Utf8Path::new("."));
@@ -308,6 +341,14 @@ async fn footprint(federation: &Federation, figures: &mut Vec<Figure>) -> anyhow
         }
     }
     Ok(())
+}
+
+/// Resident memory of a process, in MiB.
+fn resident(pid: u32) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS in /proc")?;
+    let kib: f64 = line.split_whitespace().nth(1).context("VmRSS has no value")?.parse()?;
+    Ok(kib / 1024.0)
 }
 
 fn print(figures: &[Figure], json: bool) -> anyhow::Result<()> {

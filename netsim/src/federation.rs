@@ -77,8 +77,8 @@ pub struct Federation {
 
 /// What a coordinator says of itself once it is ready.
 #[derive(Debug, Deserialize)]
-struct Ready {
-    url: String,
+pub(crate) struct Ready {
+    pub(crate) url: String,
     #[serde(default)]
     overlay: Vec<String>,
     pid: u32,
@@ -244,7 +244,8 @@ fn restartable(
     coordinator_daemon(program, directory, data, listen, Some(&overlay)).taking_over(running)
 }
 
-async fn wait_ready(coordinator: &mut Daemon, data: &Utf8Path) -> anyhow::Result<Ready> {
+/// Waits until a coordinator has told where it is.
+pub(crate) async fn wait_ready(coordinator: &mut Daemon, data: &Utf8Path) -> anyhow::Result<Ready> {
     let file = data.join("coordinator.json");
     let pid = coordinator.pid();
     coordinator
