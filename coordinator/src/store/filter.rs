@@ -32,7 +32,7 @@ impl From<&str> for Value {
 }
 
 /// The conditions of a list. Texts are constants; values are bound.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Filter {
     sql: String,
     values: Vec<Value>,
@@ -94,6 +94,19 @@ impl Filter {
         (format!("({out})"), self.values)
     }
 
+    /// Whether a condition names a column of this table.
+    pub(crate) fn mentions(&self, table: &'static str) -> bool {
+        let mut rest = self.sql.as_str();
+        while let Some((before, after)) = rest.split_once(table) {
+            let begins = !before.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+            if begins && after.starts_with('.') {
+                return true;
+            }
+            rest = after;
+        }
+        false
+    }
+
     fn and_built(&mut self, condition: &str, values: impl IntoIterator<Item = Value>) {
         self.sql.push_str(if self.sql.is_empty() { " WHERE " } else { " AND " });
         let mut next = self.values.len();
@@ -137,7 +150,20 @@ pub(crate) async fn page(
     sortable: &'static [(&'static str, &'static str)],
     default_order: &'static str,
 ) -> Result<(Vec<AnyRow>, i64)> {
-    let count = format!("SELECT COUNT(*) FROM {from}{}", filter.sql);
+    page_counted(conn, columns, [from, from], filter, request, sortable, default_order).await
+}
+
+/// The same where fewer tables are enough to count: `[from, count_from]`.
+pub(crate) async fn page_counted(
+    conn: &mut AnyConnection,
+    columns: &'static str,
+    [from, count_from]: [&'static str; 2],
+    filter: &Filter,
+    request: &PageRequest,
+    sortable: &'static [(&'static str, &'static str)],
+    default_order: &'static str,
+) -> Result<(Vec<AnyRow>, i64)> {
+    let count = format!("SELECT COUNT(*) FROM {count_from}{}", filter.sql);
     let total: i64 = bind(&count, &filter.values).fetch_one(&mut *conn).await?.try_get(0)?;
 
     let mut order = String::new();
@@ -186,4 +212,18 @@ fn bind<'q>(sql: &str, values: &[Value]) -> sqlx::query::Query<'q, sqlx::Any, sq
         };
     }
     query
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_names_a_table_by_its_whole_name() {
+        let mut filter = Filter::default();
+        filter.and("subnode.id = 1 AND node_config.key = 'a'", []);
+        assert!(!filter.mentions("node"));
+        filter.and_equal("node.id", Some(3));
+        assert!(filter.mentions("node"));
+    }
 }

@@ -8,6 +8,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../migrations/0001_base.sql")),
     (2, include_str!("../../migrations/0002_instance.sql")),
     (4, include_str!("../../migrations/0004_object.sql")),
+    (6, include_str!("../../migrations/0006_history.sql")),
 ];
 
 /// The newest that this program knows.

@@ -27,6 +27,16 @@ const FROM: &str = "run JOIN task ON task.id = run.task_id \
                     AND node.collaboration_id = task.collaboration_id \
                     LEFT JOIN authenticatable ON authenticatable.id = node.id";
 
+/// The same with [`JOINED`] for a condition. Written so, SQLite begins with the runs, which a page needs in their order;
+/// begun with tasks, all runs would be sorted for each page.
+const PAGE_FROM: &str = "run CROSS JOIN task \
+                         LEFT JOIN node ON node.organization_id = run.organization_id \
+                         AND node.collaboration_id = task.collaboration_id \
+                         LEFT JOIN authenticatable ON authenticatable.id = node.id";
+/// What is enough to count runs, with the same condition.
+const COUNT_FROM: &str = "run, task";
+const JOINED: &str = "task.id = run.task_id";
+
 const COLUMNS: &str = "run.id, run.task_id, run.organization_id, run.status, run.assigned_at, run.started_at, \
                        run.finished_at, run.cleanup_at, run.kill_requested_at, \
                        CAST(CASE WHEN run.input_object IS NULL THEN 0 ELSE 1 END AS BIGINT), run.input, run.log, node.id, node.name, authenticatable.ip, authenticatable.status";
@@ -127,7 +137,7 @@ pub(crate) async fn run_page(
     filter: &Filter,
     request: &PageRequest,
 ) -> Result<(Vec<RunRecord>, i64)> {
-    let (rows, total) = filter::page(conn, COLUMNS, FROM, filter, request, SORTABLE, "run.id DESC").await?;
+    let (rows, total) = page(conn, COLUMNS, filter, request).await?;
     Ok((complete(conn, rows).await?, total))
 }
 
@@ -156,8 +166,20 @@ pub(crate) async fn result_page(
     filter: &Filter,
     request: &PageRequest,
 ) -> Result<(Vec<ResultRecord>, i64)> {
-    let (rows, total) = filter::page(conn, RESULT_COLUMNS, FROM, filter, request, SORTABLE, "run.id DESC").await?;
+    let (rows, total) = page(conn, RESULT_COLUMNS, filter, request).await?;
     Ok((rows.iter().map(read_result).collect::<Result<_>>()?, total))
+}
+
+async fn page(
+    conn: &mut AnyConnection,
+    columns: &'static str,
+    filter: &Filter,
+    request: &PageRequest,
+) -> Result<(Vec<AnyRow>, i64)> {
+    let mut filter = filter.clone();
+    filter.and(JOINED, []);
+    let count_from = if filter.mentions("node") { PAGE_FROM } else { COUNT_FROM };
+    filter::page_counted(conn, columns, [PAGE_FROM, count_from], &filter, request, SORTABLE, "run.id DESC").await
 }
 
 /// The results of these tasks, newest first.
