@@ -13,9 +13,11 @@ import secrets
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vantage6.client import UserClient
+from vantage6.common.encryption import RSACryptor
 
 BINARIES = Path(os.environ["TWINMESH_BINARIES"])
 POSTGRES = os.environ.get("TWINMESH_TEST_POSTGRES")
@@ -172,9 +174,13 @@ class Hospital(Process):
         ]  # fmt: skip
         super().__init__(name, arguments, self.directory / "node.log")
 
-    def create_key(self):
-        """Makes the organization's key, and returns its path."""
+    def create_key(self, rsa=False):
+        """Makes the organization's key, our own kind or vantage6's, and returns its path."""
         path = self.directory / "key.pem"
+        if rsa:
+            RSACryptor.create_new_rsa_key(path)
+            path.chmod(0o600)
+            return path
         arguments = [BINARIES / "twinmesh-node", "create-private-key", "--output", path]
         subprocess.run(arguments, check=True, capture_output=True)
         return path
@@ -214,27 +220,35 @@ def values(number):
 
 
 class Federation:
-    """Hospitals in a plain collaboration, with a researcher of the first one."""
+    """Hospitals in a collaboration, with a researcher of the first one."""
 
-    def __init__(self, directory, size):
+    def __init__(self, directory, size, encrypted=False):
         self.directory = Path(directory)
         # Whoever is away is known to be at once, and a held question outlasts the slowest machine.
         self.coordinator = Coordinator(self.directory, '[limits]\nnode_grace = "200ms"\nstatus_hold = "10m"\n')
         self.hospitals = []
         self._size = size
+        self._encrypted = encrypted
 
     def start(self):
         self.coordinator.start()
         root = self.coordinator.root()
         names = [f"hospital-{number}" for number in range(1, self._size + 1)]
         ids = organizations(root, names)
-        self.collaboration = root.collaboration.create("stock", ids, encrypted=False)["id"]
+        self.collaboration = root.collaboration.create("stock", ids, encrypted=self._encrypted)["id"]
         for number, (name, organization) in enumerate(zip(names, ids)):
             node = root.node.create(self.collaboration, organization)
             hospital = Hospital(name, organization, node, self.directory / name)
             self.hospitals.append(hospital)
-            # Not for payloads, which are plain here, but to prove itself to its twins.
-            hospital.configure(self.coordinator, values(number), private_key=hospital.create_key())
+        with ThreadPoolExecutor() as pool:
+            # In a plain collaboration not for payloads, but to prove itself to its twins.
+            keys = pool.map(lambda hospital: hospital.create_key(rsa=self._encrypted), self.hospitals)
+        for number, (hospital, key) in enumerate(zip(self.hospitals, keys)):
+            # Stock clients sign nothing.
+            extra = "[policies]\nrequire_signed_tasks = false\n" if self._encrypted else ""
+            hospital.configure(
+                self.coordinator, values(number), private_key=key, encrypted=self._encrypted, extra=extra
+            )  # fmt: skip
             hospital.start()
         user(root, "researcher", ids[0], RESEARCHER)
         self.wait_online()
