@@ -207,7 +207,7 @@ fn complete_operation(path: &str, operation: &mut Value) {
         if answer["description"].as_str().is_none_or(str::is_empty) {
             answer["description"] = status.canonical_reason().unwrap_or_default().into();
         }
-        if !status.is_success() && answer.get("content").is_none() {
+        if status.as_u16() >= 400 && answer.get("content").is_none() {
             answer["content"] = json!({"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}});
         }
         let page = answer["content"]["application/json"]["schema"]["$ref"].as_str();
@@ -237,7 +237,7 @@ fn sort_by(parameters: &mut [Value], columns: &Value) {
     let columns: Vec<&str> = columns.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for parameter in parameters.iter_mut().filter(|parameter| parameter["name"] == "sort") {
         let one = format!("[-+]?({})", columns.join("|"));
-        parameter["schema"]["pattern"] = format!("^{one}(,{one})*$").into();
+        parameter["schema"]["pattern"] = format!("^({one}(,{one})*)?$").into();
         parameter["description"] = format!(
             "The columns to sort by, separated by commas, `-` before those that go down: {}",
             columns.join(", ")

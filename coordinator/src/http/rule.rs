@@ -42,7 +42,7 @@ pub(crate) fn rule(state: &AppState, rule: &rule::Rule) -> Rule {
     get, path = "/rule", tag = "rule",
     params(
         PageRequest,
-        ("no_pagination" = Option<i64>, Query, description = "1: everything on one page"),
+        ("no_pagination" = Option<String>, Query, description = "1: everything on one page"),
         ("name" = Option<String>, Query, description = "About this kind of resource"),
         ("operation" = Option<String>, Query, description = "With this operation"),
         ("scope" = Option<String>, Query, description = "In this scope"),

@@ -46,7 +46,7 @@ struct UserLogIn {
 #[utoipa::path(
     post, path = "/token/user", tag = "token",
     request_body = UserLogIn,
-    responses((status = 200, body = TokenPair)),
+    responses((status = 200, body = TokenPair), (status = 401, description = "Not with these")),
     security(()),
 )]
 #[tracing::instrument(name = "http.token.user", skip_all)]
@@ -109,7 +109,7 @@ struct NodeLogIn {
 #[utoipa::path(
     post, path = "/token/node", tag = "token",
     request_body = NodeLogIn,
-    responses((status = 200, body = TokenPair)),
+    responses((status = 200, body = TokenPair), (status = 401, description = "Not with these")),
     security(()),
 )]
 #[tracing::instrument(name = "http.token.node", skip_all)]
