@@ -9,11 +9,12 @@
 # bound what each caller asks.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+top=$PWD
 
 say() { printf 'schemathesis.sh: %s\n' "$*" >&2; }
 
-here=tests/schemathesis
-venv=target/schemathesis/venv
+here=$top/tests/schemathesis
+venv=$top/target/schemathesis/venv
 if ! cmp -s "$here/requirements.txt" "$venv/installed.txt"; then
     say "installing schemathesis into $venv"
     python3 -m venv --clear "$venv"
@@ -60,9 +61,10 @@ ask() {
     local who=$1 token=$2
     shift 2
     say "asking as $who"
-    SCHEMATHESIS_HOOKS=hooks PYTHONPATH=$here "$venv/bin/st" --config-file "$here/schemathesis.toml" run "$url/openapi.json" \
+    # It leaves files where it stands.
+    (cd "$dir" && SCHEMATHESIS_HOOKS=hooks PYTHONPATH=$here "$venv/bin/st" --config-file "$here/schemathesis.toml" run "$url/openapi.json" \
         --header "Authorization: Bearer $token" --phases examples,coverage,fuzzing --max-examples "${EXAMPLES:-10}" \
-        --max-time "${SECONDS_EACH:-60}" --warnings off --no-color "$@" >"$dir/report" 2>&1 || {
+        --max-time "${SECONDS_EACH:-60}" --warnings off --no-color "$@") >"$dir/report" 2>&1 || {
         failed=yes
         cat "$dir/report" >&2
     }
