@@ -17,4 +17,4 @@ mod made;
 pub mod pins;
 pub mod researcher;
 
-pub use api::{Api, ApiError, ApiOptions};
+pub use api::{Api, ApiError, ApiOptions, ObjectReader, ObjectSource};

@@ -3,9 +3,10 @@
 use serde::Deserialize;
 use twinmesh_protocol::{
     digest::Digest,
-    id::{OrganizationId, TaskId, UserId},
+    id::{ObjectId, OrganizationId, TaskId, UserId},
     key::{PrivateKey, PublicKey},
     manifest::{SignedManifest, TaskManifest},
+    payload,
     sealed::Direction,
     status::RunStatus,
     time::Time,
@@ -113,12 +114,12 @@ impl Judge<'_> {
             .algorithm(&task.image)
             .map_err(|error| Refusal { status: RunStatus::NonExistingImage, reason: error.to_string() })?
             .clone();
-        let input = run.input.as_deref().unwrap_or_default();
+        let (input, digest) = self.input(run).await?;
 
         let mut from = None;
         let signed = match &task.manifest {
             Some(signed) => {
-                let manifest = self.verify(signed, task, input, initiator, now).await?;
+                let manifest = self.verify(signed, task, digest, initiator, now).await?;
                 from = Some(Correspondent {
                     organization_id: manifest.initiator,
                     key: PublicKey::Ed25519(*signed.key()),
@@ -153,7 +154,7 @@ impl Judge<'_> {
         self.policy.check_requester(job.requester).map_err(|refusal| not_allowed(refusal.to_string()))?;
         let input = self
             .home
-            .read(Direction::Input, from.as_ref(), input)
+            .read(Direction::Input, from.as_ref(), &input)
             .map_err(|error| not_allowed(format!("the input cannot be read: {error}")))?;
         if let Some((_, manifest)) = &signed {
             check_method(&input, manifest)?;
@@ -196,19 +197,39 @@ impl Judge<'_> {
         Ok(Correspondent { organization_id: initiator, key, nonce: None })
     }
 
+    /// A run's input as text, and the digest of what went over the wire.
+    async fn input(&self, run: &Run) -> Result<(String, Digest), AdmissionError> {
+        let text = run.input.as_deref().unwrap_or_default();
+        let Ok(id) = text.parse::<ObjectId>() else {
+            return Ok((text.to_owned(), Digest::of(text.as_bytes())));
+        };
+        let object = self.sources.payload(id).await.map_err(|error| {
+            let reason = format!("the input cannot be had: {error}");
+            if error.is_transient() {
+                AdmissionError::Later(error)
+            } else {
+                Refusal { status: RunStatus::Failed, reason }.into()
+            }
+        })?;
+        let digest = Digest::of(&object);
+        let text = payload::text_from_object(object)
+            .map_err(|error| not_allowed(format!("the input cannot be read: {error}")))?;
+        Ok((text, digest))
+    }
+
     /// Verifies what was signed against the pin of who signed, and that the task is what was signed.
     async fn verify(
         &self,
         signed: &SignedManifest,
         task: &Task,
-        input: &str,
+        input: Digest,
         initiator: OrganizationId,
         now: Time,
     ) -> Result<TaskManifest, AdmissionError> {
         let manifest = self.verify_signature(signed, initiator).await?;
         let refuse = |error: &dyn std::fmt::Display| not_allowed(format!("the task is not what was signed: {error}"));
         manifest
-            .check(now, self.home.collaboration_id, &task.image, self.home.organization_id, input)
+            .check_digest(now, self.home.collaboration_id, &task.image, self.home.organization_id, input)
             .map_err(|error| not_allowed(error.to_string()))?;
         if manifest.initiator != initiator {
             let signer = manifest.initiator;

@@ -20,7 +20,7 @@ use twinmesh_client::{
 };
 use twinmesh_overlay::Clock;
 use twinmesh_protocol::{
-    id::{CollaborationId, OrganizationId, TaskId},
+    id::{CollaborationId, ObjectId, OrganizationId, TaskId},
     key::{OrganizationPublicKey, PublicKey},
     manifest::SignedManifest,
     wire::Organization,
@@ -74,6 +74,9 @@ pub struct Ancestor {
     pub parent_id: Option<TaskId>,
 }
 
+/// The largest payload that is taken into memory.
+pub const MAX_PAYLOAD_BYTES: u64 = 1 << 30;
+
 /// What admission asks of the world.
 #[async_trait]
 pub trait Sources: Send + Sync {
@@ -85,6 +88,9 @@ pub trait Sources: Send + Sync {
 
     /// What was signed for a task, not verified.
     async fn ancestor(&self, task_id: TaskId) -> Result<Ancestor, TrustError>;
+
+    /// A payload that is kept as an object.
+    async fn payload(&self, id: ObjectId) -> Result<Vec<u8>, TrustError>;
 
     /// Takes note of a task's place that was verified, up to the root of its job.
     fn keep_ancestor(&self, task_id: TaskId, ancestor: Ancestor);
@@ -331,6 +337,10 @@ impl Sources for Keyring {
         }
         let task = self.api.task_get(task_id).await?;
         Ok(Ancestor { manifest: task.manifest, parent_id: task.parent.map(|parent| TaskId::new(parent.id)) })
+    }
+
+    async fn payload(&self, id: ObjectId) -> Result<Vec<u8>, TrustError> {
+        Ok(self.api.object_get(id, MAX_PAYLOAD_BYTES).await?)
     }
 
     fn keep_ancestor(&self, task_id: TaskId, ancestor: Ancestor) {

@@ -3,6 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::digest::Digest;
+
 /// The first bytes of a sealed payload. The first is not valid in UTF-8, so that sealed bytes are never taken for text.
 pub const SEALED_MAGIC: [u8; 5] = [0x89, b'T', b'M', b'S', 0x01];
 
@@ -75,6 +77,61 @@ pub fn classify_object(head: &[u8]) -> PayloadForm {
     }
 }
 
+/// Payload texts that are longer than this, in characters, are kept as objects. Others stay in the row: what is small is
+/// had with one request less.
+pub const INLINE_CHARACTERS: usize = 1 << 20;
+
+/// A payload as an object holds it, from its text as a row would: what is sealed without base64, the rest as it is.
+///
+/// # Errors
+/// When the text is not what payloads are written as.
+pub fn object_from_text(text: &str) -> Result<Vec<u8>, NotBase64> {
+    if let Some(at) = text.rfind('$') {
+        let (head, message) = text.split_at(at + 1);
+        let mut object = head.as_bytes().to_vec();
+        STANDARD.decode_vec(message, &mut object).map_err(|_| NotBase64)?;
+        return Ok(object);
+    }
+    let start = text.get(..8).and_then(|start| STANDARD.decode(start).ok());
+    if start.is_some_and(|start| start.starts_with(&SEALED_MAGIC)) {
+        return from_text(text);
+    }
+    Ok(text.as_bytes().to_vec())
+}
+
+/// A payload's text, from the object that holds it.
+///
+/// # Errors
+/// When the object is no payload.
+pub fn text_from_object(object: Vec<u8>) -> Result<String, NotBase64> {
+    let head = object.get(..OBJECT_HEAD_BYTES).unwrap_or(&object);
+    match classify_object(head) {
+        PayloadForm::Plain => String::from_utf8(object).map_err(|_| NotBase64),
+        PayloadForm::Sealed => Ok(to_text(&object)),
+        PayloadForm::Vantage6Envelope => {
+            let mut places = object.iter().enumerate().filter(|(_, byte)| **byte == b'$').map(|(at, _)| at);
+            let at = places.nth(1).ok_or(NotBase64)?;
+            let (head, message) = object.split_at(at + 1);
+            let mut text = std::str::from_utf8(head).map_err(|_| NotBase64)?.to_owned();
+            STANDARD.encode_string(message, &mut text);
+            Ok(text)
+        }
+        PayloadForm::Malformed => Err(NotBase64),
+    }
+}
+
+/// The digest of a payload as it goes over the wire: of its text, or of the object that it is kept as if it is long.
+///
+/// # Errors
+/// When the text is not what payloads are written as.
+pub fn wire_digest(text: &str) -> Result<Digest, NotBase64> {
+    if text.len() > INLINE_CHARACTERS {
+        Ok(Digest::of(&object_from_text(text)?))
+    } else {
+        Ok(Digest::of(text.as_bytes()))
+    }
+}
+
 /// Standard base64 with padding, as all payloads are written.
 #[must_use]
 pub fn to_text(bytes: &[u8]) -> String {
@@ -134,6 +191,24 @@ mod tests {
         for text in ["$$", "a$b", "not base64!", "/w==", &format!("{}$AA==$", to_text(&[7; 512]))] {
             assert_eq!(classify(text), PayloadForm::Malformed, "{text}");
         }
+    }
+
+    #[test]
+    fn an_object_and_its_text_say_the_same() {
+        let sealed = to_text(b"\x89TMS\x01rest\0\xff");
+        let envelope = format!("{}${}${}", to_text(&[7; 512]), to_text(&[1; 16]), to_text(b"\0$\xff$"));
+        for (text, object) in [
+            ("eyJtZXRob2QiOiAibSJ9".to_owned(), b"eyJtZXRob2QiOiAibSJ9".to_vec()),
+            (String::new(), Vec::new()),
+            (sealed, b"\x89TMS\x01rest\0\xff".to_vec()),
+            (envelope.clone(), [&envelope.as_bytes()[..710], b"\0$\xff$"].concat()),
+        ] {
+            assert_eq!(object_from_text(&text).unwrap(), object);
+            assert_eq!(classify(&text), classify_object(&object), "{text}");
+            assert_eq!(text_from_object(object).unwrap(), text);
+        }
+        assert!(object_from_text("a$b$!").is_err());
+        assert!(text_from_object(vec![0]).is_err());
     }
 
     #[test]

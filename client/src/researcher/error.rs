@@ -74,6 +74,9 @@ pub enum ClientError {
     /// The arguments cannot be written as JSON.
     #[error("the input cannot be written as JSON")]
     Input(#[source] serde_json::Error),
+    /// A payload is not written as payloads are; does not happen with what was sealed here.
+    #[error("the input cannot be uploaded")]
+    Payload(#[source] NotBase64),
     /// The input cannot be sealed.
     #[error("cannot seal the input for organization `{organization}`")]
     Seal {
@@ -208,6 +211,7 @@ impl ClientError {
             | Self::NamedTwice { .. }
             | Self::NoReceivers { .. }
             | Self::Input(_)
+            | Self::Payload(_)
             | Self::Seal { .. }
             | Self::Envelope { .. }
             | Self::NeedsSignature { .. }

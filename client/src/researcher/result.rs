@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use twinmesh_protocol::digest::Digest;
 use twinmesh_protocol::envelope;
-use twinmesh_protocol::id::{CollaborationId, OrganizationId, RunId, TaskId};
+use twinmesh_protocol::id::{CollaborationId, ObjectId, OrganizationId, RunId, TaskId};
 use twinmesh_protocol::key::{OrganizationKey, PrivateKey, PublicKey};
 use twinmesh_protocol::manifest::TaskManifest;
 use twinmesh_protocol::payload;
@@ -10,9 +10,12 @@ use twinmesh_protocol::rsa::RsaKey;
 use twinmesh_protocol::sealed::{Direction, SealContext, open, open_anonymous};
 use twinmesh_protocol::status::RunStatus;
 use twinmesh_protocol::time::Time;
-use twinmesh_protocol::wire::{Run, Task};
+use twinmesh_protocol::wire::{Run, RunResult, Task};
 
 use super::{Client, ClientError, Content, Members, RunError};
+
+/// The largest result that is taken into memory.
+const MAX_RESULT_BYTES: u64 = 4 << 30;
 
 /// What became of a task.
 #[derive(Debug)]
@@ -113,8 +116,10 @@ impl Client {
             return Err(ClientError::Unsigned { task: id, collaboration: members.collaboration.name });
         }
         let protection = if is_sealed { self.protection(&task, signed, &members, &runs)? } else { Protection::None };
-        let texts: BTreeMap<RunId, Option<String>> =
-            results.into_iter().map(|result| (result.id, result.result)).collect();
+        let mut texts: BTreeMap<RunId, Option<String>> = BTreeMap::new();
+        for result in results {
+            texts.insert(result.id, self.result_text(result).await?);
+        }
         let mut outcomes: Vec<RunOutcome> = runs
             .into_iter()
             .map(|run| {
@@ -143,6 +148,14 @@ impl Client {
             }
             Some(PrivateKey::Rsa(key)) => Ok(Protection::Envelope(key)),
         }
+    }
+
+    /// A result as text, wherever it is kept. What is no payload stays as it is: opening it tells what is wrong.
+    async fn result_text(&self, result: RunResult) -> Result<Option<String>, ClientError> {
+        let id = result.result.as_deref().and_then(|text| text.parse::<ObjectId>().ok());
+        let Some(id) = id.filter(|_| result.blob_storage_used) else { return Ok(result.result) };
+        let object = self.retried(|| self.api.object_get(id, MAX_RESULT_BYTES)).await?;
+        Ok(payload::text_from_object(object).ok().or(result.result))
     }
 
     /// What we signed, checked against what is known of it here and what the coordinator shows.

@@ -1,18 +1,19 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use twinmesh_protocol::digest::Digest;
 use twinmesh_protocol::envelope;
-use twinmesh_protocol::id::{CollaborationId, OrganizationId, StudyId};
+use twinmesh_protocol::id::{CollaborationId, ObjectId, OrganizationId, StudyId};
 use twinmesh_protocol::key::{OrganizationKey, PrivateKey, PublicKey};
 use twinmesh_protocol::manifest::{Delegation, MANIFEST_VERSION, Nonce, Receiver, SignedManifest, TaskManifest};
-use twinmesh_protocol::payload;
+use twinmesh_protocol::payload::{self, INLINE_CHARACTERS};
 use twinmesh_protocol::sealed::{Direction, SealContext, seal};
 use twinmesh_protocol::signed::Signed;
 use twinmesh_protocol::wire::{Many, NewTask, NewTaskDatabase, NewTaskOrganization, Organization, Task, TaskDatabase};
 
 use super::{Client, ClientError, Members};
+use crate::api::ObjectSource;
 use crate::clock;
 use crate::made::{Made, MadeError};
 use crate::pins::shown_key;
@@ -156,7 +157,9 @@ impl Client {
     /// When the coordinator refuses, is away for too long, or gives the number of another task made here.
     pub async fn submit(&self, new: &NewTask) -> Result<Task, ClientError> {
         let idempotency_key = uuid::Uuid::new_v4().to_string();
-        let task = self.retried(|| self.api.task_create(new, &idempotency_key)).await?;
+        let kept = self.upload_inputs(new).await?;
+        let body = kept.as_ref().unwrap_or(new);
+        let task = self.retried(|| self.api.task_create(body, &idempotency_key)).await?;
         let made = Made {
             task_id: task.id,
             collaboration_id: new.collaboration_id,
@@ -172,6 +175,31 @@ impl Client {
                 Ok(task)
             }
         }
+    }
+
+    /// The task with its long inputs uploaded, if it has any; equal ones once.
+    async fn upload_inputs(&self, new: &NewTask) -> Result<Option<NewTask>, ClientError> {
+        if new.organizations.iter().all(|entry| entry.input.len() <= INLINE_CHARACTERS) {
+            return Ok(None);
+        }
+        let mut new = new.clone();
+        let mut uploaded: BTreeMap<Digest, ObjectId> = BTreeMap::new();
+        for entry in new.organizations.iter_mut().filter(|entry| entry.input.len() > INLINE_CHARACTERS) {
+            let content = payload::object_from_text(&entry.input).map_err(ClientError::Payload)?;
+            let digest = Digest::of(&content);
+            let id = match uploaded.get(&digest) {
+                Some(id) => *id,
+                None => {
+                    let source = ObjectSource::Memory(content.into());
+                    let id = self.retried(|| self.api.object_begin()).await?;
+                    self.retried(|| self.api.object_send(id, &source, digest)).await?;
+                    uploaded.insert(digest, id);
+                    id
+                }
+            };
+            entry.input = id.to_string();
+        }
+        Ok(Some(new))
     }
 
     async fn receivers(&self, request: &NewTaskRequest, members: &Members) -> Result<Vec<Organization>, ClientError> {
@@ -236,7 +264,8 @@ impl Client {
                 PublicKey::Rsa(receiver) => envelope::seal(&receiver, input)
                     .map_err(|source| ClientError::Envelope { organization: organization.name.clone(), source })?,
             };
-            signed.push(Receiver { organization_id: organization.id, input_sha256: Digest::of(text.as_bytes()) });
+            let input_sha256 = payload::wire_digest(&text).map_err(ClientError::Payload)?;
+            signed.push(Receiver { organization_id: organization.id, input_sha256 });
             organizations.push(NewTaskOrganization { id: organization.id, input: text });
         }
         let issued_at = clock::now();

@@ -12,7 +12,7 @@ use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 use twinmesh_client::Api;
 use twinmesh_protocol::{
-    id::{OrganizationId, RunId, TaskId},
+    id::{ObjectId, OrganizationId, RunId, TaskId},
     manifest::TaskManifest,
     payload,
     sealed::Direction,
@@ -22,6 +22,9 @@ use twinmesh_protocol::{
 
 use super::{Failure, Gateway, forward::patiently, query::Arguments};
 use crate::{sealing::Correspondent, trust::Sources as _};
+
+/// The largest result of a subtask that a run is handed, as it is handed in memory.
+const MAX_RESULT_BYTES: u64 = 128 << 20;
 
 type Runs = Arc<BTreeMap<RunId, OrganizationId>>;
 
@@ -74,6 +77,9 @@ impl Gateway {
         }
         let mut results = patiently(|| api.result_list(task_id)).await?;
         results.sort_by_key(|result| std::cmp::Reverse(result.id));
+        for result in &mut results {
+            fetch(api, result).await?;
+        }
         if let Some(manifest) = manifest {
             let runs = self.runs_of(api, task_id, &manifest).await?;
             // The runs come in the opposite order.
@@ -100,6 +106,7 @@ impl Gateway {
         if result.id != run_id {
             return Err(lie(format!("the coordinator answers with run {} when asked for {run_id}", result.id)));
         }
+        fetch(api, &mut result).await?;
         if let Some(manifest) = manifest {
             let runs = self.runs_of(api, task_id, &manifest).await?;
             self.open(api, task_id, &manifest, &runs, &mut result).await?;
@@ -182,9 +189,6 @@ impl Gateway {
         if !self.services.home.encrypted {
             return Ok(());
         }
-        if result.blob_storage_used {
-            return Err(refuse(&"it is kept elsewhere, but payloads are carried inline here"));
-        }
         let Some(text) = result.result.as_ref().filter(|text| !text.is_empty()) else {
             let run = patiently(|| api.run_get(run_id)).await?;
             return match run.status {
@@ -201,6 +205,17 @@ impl Gateway {
         result.result = Some(payload::to_text(&content));
         Ok(())
     }
+}
+
+/// Puts a result that is kept as an object where small ones are, which is where algorithms look.
+async fn fetch(api: &Api, result: &mut RunResult) -> Result<(), Failure> {
+    let object = result.result.as_deref().and_then(|text| text.parse::<ObjectId>().ok());
+    let Some(id) = object.filter(|_| result.blob_storage_used) else { return Ok(()) };
+    let object = patiently(|| api.object_get(id, MAX_RESULT_BYTES)).await?;
+    let unreadable = |error| lie(format!("the result of run {} cannot be read: {error}", result.id));
+    result.result = Some(payload::text_from_object(object).map_err(unreadable)?);
+    result.blob_storage_used = false;
+    Ok(())
 }
 
 /// A list that is complete on its first page.

@@ -1,10 +1,11 @@
 //! From the end of a run to its report at the coordinator.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use twinmesh_client::ApiError;
+use twinmesh_client::{ApiError, ObjectSource};
 use twinmesh_protocol::{
-    id::RunId, manifest::SignedManifest, sealed::Direction, status::RunStatus, time::Time, wire::RunPatch,
+    id::RunId, manifest::SignedManifest, payload::INLINE_CHARACTERS, sealed::Direction, status::RunStatus, time::Time,
+    wire::RunPatch,
 };
 
 use super::{begin::DISK_FULL, shared::Shared};
@@ -40,7 +41,7 @@ pub(super) async fn report(
         (Conclusion::Withdrawn, _) => (RunStatus::Killed, String::new()),
         (Conclusion::Exit, ExitCause::Code(0)) => match result(shared, record, handle).await {
             Ok(text) => {
-                patch.result = Some(text);
+                patch.result = text;
                 (RunStatus::Completed, String::new())
             }
             Err(reason) => (RunStatus::Failed, reason),
@@ -72,8 +73,12 @@ pub(super) async fn report(
     patch
 }
 
-/// The result as it goes over the wire.
-async fn result(shared: &Shared, record: &Record, handle: Option<&Arc<dyn RunHandle>>) -> Result<String, String> {
+/// The result as it goes over the wire; none if it is too large for that and waits in the spool.
+async fn result(
+    shared: &Shared,
+    record: &Record,
+    handle: Option<&Arc<dyn RunHandle>>,
+) -> Result<Option<String>, String> {
     let handle = handle.ok_or("the run's output is lost")?;
     let output = handle.output().await.map_err(|error| {
         let hint = "; the node's `runtime.limits.result` may be raised";
@@ -88,10 +93,22 @@ async fn result(shared: &Shared, record: &Record, handle: Option<&Arc<dyn RunHan
     };
     let home = shared.home.clone();
     // Sealing tens of megabytes takes tens of milliseconds, for which others should not wait.
-    tokio::task::spawn_blocking(move || home.write(Direction::Result, to.as_ref(), &output))
+    let text = tokio::task::spawn_blocking(move || home.write(Direction::Result, to.as_ref(), &output))
         .await
         .map_err(|error| format!("the result cannot be sealed: {error}"))?
-        .map_err(|error| format!("the result cannot be sealed: {error}"))
+        .map_err(|error| format!("the result cannot be sealed: {error}"))?;
+    if text.len() <= INLINE_CHARACTERS {
+        return Ok(Some(text));
+    }
+    let (spool, run_id) = (shared.spool(), record.run_id);
+    tokio::task::spawn_blocking(move || spool.keep(run_id, &text))
+        .await
+        .map_err(|error| format!("the result cannot be kept: {error}"))?
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DISK_FULL.to_owned(),
+            _ => format!("the result cannot be kept: {error}"),
+        })?;
+    Ok(None)
 }
 
 /// To whom a result goes.
@@ -155,44 +172,98 @@ pub(super) async fn record_end(shared: &Shared, end: End, now: Time) -> Option<R
 /// Brings a report to the coordinator, however long that takes. Safe to repeat.
 pub(super) async fn deliver(shared: &Shared, run_id: RunId, mut patch: RunPatch) {
     let mut pause = PAUSE.0;
+    let mut is_reduced = false;
     loop {
-        let error = match shared.api.run_patch(run_id, &patch).await {
-            Ok(_) => break,
+        let error = match try_deliver(shared, run_id, &patch).await {
+            Ok(()) => break,
             Err(error) => error,
         };
-        match error {
+        let reason = match error {
+            DeliveryError::Lost => "the node lost the result of the run".to_owned(),
             // The run is gone.
-            ref error if error.is_not_found() => break,
+            DeliveryError::Api(ref error) if error.is_not_found() => break,
             // It has ended already: as we delivered, or killed in the meantime. Either way there is nothing to add.
-            ref error if matches!(error.status(), Some(400)) && is_finished(shared, run_id).await == Some(true) => {
+            DeliveryError::Api(ref error)
+                if matches!(error.status(), Some(400)) && is_finished(shared, run_id).await == Some(true) =>
+            {
                 break;
             }
-            ApiError::Refused(refusal) if matches!(refusal.status, 400 | 413 | 422) => {
+            DeliveryError::Api(ApiError::Refused(refusal)) if matches!(refusal.status, 400 | 413 | 422) => {
                 tracing::error!(run.id = %run_id, "the coordinator refuses the report of the run: {}", refusal.msg);
-                let reason = format!("the coordinator refused the result of the run: {}", refusal.msg);
-                let reduced =
-                    RunPatch { status: Some(RunStatus::Failed), result: None, log: Some(reason), ..patch.clone() };
-                if patch.result.is_none() {
-                    // Even that was refused: repeating it would change nothing.
-                    break;
-                }
-                patch = reduced;
-                continue;
+                format!("the coordinator refused the result of the run: {}", refusal.msg)
             }
-            error => {
+            DeliveryError::Api(error) => {
                 if error.is_transient() {
                     tracing::debug!(run.id = %run_id, %error, "the report waits for the coordinator");
                 } else {
                     tracing::warn!(run.id = %run_id, %error, "the report is not taken; trying again");
                 }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+                continue;
             }
+        };
+        if is_reduced {
+            // Even that was refused: repeating it would change nothing.
+            break;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
+        is_reduced = true;
+        patch = RunPatch { status: Some(RunStatus::Failed), result: None, log: Some(reason), ..patch };
     }
+    shared.spool().remove(run_id);
     if let Err(error) = shared.api.port_delete_all(run_id).await {
         tracing::debug!(run.id = %run_id, %error, "the run's ports are not removed; they end with the run");
     }
+}
+
+/// Why a report was not delivered.
+enum DeliveryError {
+    Api(ApiError),
+    /// The result is not where it was put.
+    Lost,
+}
+
+async fn try_deliver(shared: &Shared, run_id: RunId, patch: &RunPatch) -> Result<(), DeliveryError> {
+    let is_spooled = patch.status == Some(RunStatus::Completed) && patch.result.is_none();
+    if !is_spooled {
+        return shared.api.run_patch(run_id, patch).await.map(drop).map_err(DeliveryError::Api);
+    }
+    let spool = shared.spool();
+    let Some(mut kept) = spool.find(run_id) else { return Err(DeliveryError::Lost) };
+    let object = match kept.object {
+        Some(object) => object,
+        None => {
+            let object = shared.api.object_begin().await.map_err(DeliveryError::Api)?;
+            kept.object = Some(object);
+            if let Err(error) = spool.note(run_id, &kept) {
+                tracing::warn!(run.id = %run_id, %error, "a restarted node will upload the result from its beginning");
+            }
+            object
+        }
+    };
+    let source = ObjectSource::File { path: spool.path(run_id).into(), size: kept.size };
+    let sent = async {
+        shared.api.object_send(object, &source, kept.digest).await?;
+        let patch = RunPatch { result: Some(object.to_string()), ..patch.clone() };
+        shared.api.run_patch(run_id, &patch).await
+    };
+    let Err(error) = sent.await else { return Ok(()) };
+    let is_gone = match &error {
+        ApiError::Refused(refusal) => match refusal.code.as_str() {
+            // The coordinator waited for it too long, or keeps it no more.
+            "payload_unknown" | "digest_mismatch" => true,
+            _ => refusal.status == 404 && is_finished(shared, run_id).await == Some(false),
+        },
+        _ => false,
+    };
+    if is_gone {
+        kept.object = None;
+        let noted = spool.note(run_id, &kept);
+        tracing::warn!(run.id = %run_id, noted = noted.is_ok(), "the result is uploaded from its beginning");
+        let reason = "the upload has to begin anew".to_owned();
+        return Err(DeliveryError::Api(ApiError::Interrupted { url: shared.api.base().to_owned(), reason }));
+    }
+    Err(DeliveryError::Api(error))
 }
 
 async fn is_finished(shared: &Shared, run_id: RunId) -> Option<bool> {

@@ -5,6 +5,7 @@ mod enroll;
 mod finish;
 mod follow;
 mod shared;
+mod spool;
 mod status;
 mod supervisor;
 

@@ -8,6 +8,7 @@ use twinmesh_protocol::{
     time::Time,
 };
 
+use super::spool::Spool;
 use crate::{
     config::Config, gateway::Services, journal::Journal, mesh::RunMeshes, policy::Policy, runtime::Runtime,
     sealing::Home, trust::Keyring,
@@ -61,6 +62,11 @@ impl Shared {
     /// The directory of one attempt.
     pub(super) fn attempt_directory(&self, run_id: RunId, attempt: u32) -> Utf8PathBuf {
         self.run_directory(run_id).join(attempt.to_string())
+    }
+
+    /// Where large results wait for delivery.
+    pub(super) fn spool(&self) -> Spool {
+        Spool::new(&self.config.state_directory)
     }
 
     /// The folder that the runs of a job share. Named after the job's mesh, and so after what was signed: else the

@@ -358,6 +358,7 @@ impl Supervisor {
                 });
                 self.jobs.spawn(async move {
                     begin::remove_directory(&shared.run_directory(run_id));
+                    shared.spool().remove(run_id);
                     if let Some(job) = job
                         && is_last
                     {
