@@ -12,12 +12,16 @@ use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
+use sha2::Digest as _;
 use tokio::time::Instant;
 use twinmesh_algorithms::IMAGE;
+use twinmesh_client::ObjectSource;
 use twinmesh_client::researcher::NewTaskRequest;
+use twinmesh_protocol::digest::Digest;
 use twinmesh_protocol::id::{CollaborationId, OrganizationId};
 use twinmesh_protocol::key::OrganizationKey;
 use twinmesh_protocol::manifest::Nonce;
+use twinmesh_protocol::payload::SEALED_MAGIC;
 use twinmesh_protocol::sealed::{Direction, SealContext, open, seal};
 use twinmesh_protocol::wire::NewTaskDatabase;
 
@@ -82,6 +86,8 @@ pub enum Subject {
     Footprint,
     /// Tasks, lists, log-ins and events at a coordinator, on each engine.
     Coordinator,
+    /// A payload of 1 GiB through the coordinator, and the memory that takes.
+    Objects,
 }
 
 /// A measured figure.
@@ -102,7 +108,7 @@ pub async fn run(bench: Bench) -> anyhow::Result<()> {
     if wanted(Subject::Sealing) {
         tokio::task::block_in_place(|| sealing(&mut figures))?;
     }
-    if wanted(Subject::Footprint) || wanted(Subject::Latency) {
+    if wanted(Subject::Footprint) || wanted(Subject::Latency) || wanted(Subject::Objects) {
         let mut lab = Lab::start(1, GBSG2).await?;
         let measured = async {
             if wanted(Subject::Footprint) {
@@ -110,6 +116,9 @@ pub async fn run(bench: Bench) -> anyhow::Result<()> {
             }
             if wanted(Subject::Latency) {
                 latency(&lab.federation, bench.tasks, &mut figures).await?;
+            }
+            if wanted(Subject::Objects) {
+                objects(&lab, &mut figures).await?;
             }
             anyhow::Ok(())
         }
@@ -132,7 +141,7 @@ pub async fn run(bench: Bench) -> anyhow::Result<()> {
 /// A federation in a temporary folder.
 struct Lab {
     federation: Federation,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 impl Lab {
@@ -145,7 +154,7 @@ impl Lab {
             // Four vectors of 100 MiB and what is on its way have to fit.
             plan.extra_configuration.insert(node, "[runtime.limits]\nmemory = \"2GiB\"\n".into());
         }
-        Ok(Self { federation: Federation::start(&plan, &this_program()?).await?, _home: home })
+        Ok(Self { federation: Federation::start(&plan, &this_program()?).await?, home })
     }
 
     async fn stop(&mut self) -> anyhow::Result<()> {
@@ -322,6 +331,61 @@ fn plain_ring(members: usize, bytes: usize) -> anyhow::Result<f64> {
     Ok(begun.elapsed().as_secs_f64())
 }
 
+/// A figure of a process in MiB, by its name in `/proc/PID/status`.
+fn memory(pid: u32, name: &str) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with(name));
+    let line = line.with_context(|| format!("no {name} in /proc"))?;
+    let kib: f64 = line.split_whitespace().nth(1).with_context(|| format!("{name} has no value"))?.parse()?;
+    Ok(kib / 1024.0)
+}
+
+/// What nodes and clients do with large results and inputs: up from a file, down in pieces.
+async fn objects(lab: &Lab, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+    const SIZE: usize = 1 << 30;
+    let path = lab.home.path().join("payload");
+    let mut hash = sha2::Sha256::new();
+    {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(&path)?);
+        // Begins as what is sealed does; every piece is another one, so that all of them are stored.
+        let mut piece = vec![0_u8; MIB];
+        for number in 0..SIZE / MIB {
+            piece[..5].copy_from_slice(&SEALED_MAGIC);
+            piece[5..13].copy_from_slice(&number.to_be_bytes());
+            hash.update(&piece);
+            file.write_all(&piece)?;
+        }
+        file.flush()?;
+    }
+    let digest = Digest::from_bytes(hash.finalize().into());
+    let api = lab.federation.researcher.api();
+    let pid = lab.federation.coordinator.pid().context("the coordinator does not run")?;
+    // What is made once is not counted.
+    let small = bytes::Bytes::from_static(b"AAAA");
+    api.object_upload(&ObjectSource::Memory(small.clone()), Digest::of(&small)).await?;
+    // The peak is counted from here on (proc_pid_clear_refs(5)).
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").context("cannot count the coordinator's memory anew")?;
+    let before = memory(pid, "VmRSS:")?;
+    let begun = Instant::now();
+    let id = api.object_upload(&ObjectSource::File { path, size: SIZE as u64 }, digest).await?;
+    let up = begun.elapsed().as_secs_f64();
+    let begun = Instant::now();
+    let mut reader = api.object_open(id).await?;
+    let mut hash = sha2::Sha256::new();
+    while let Some(piece) = reader.next().await? {
+        hash.update(&piece);
+    }
+    let down = begun.elapsed().as_secs_f64();
+    if Digest::from_bytes(hash.finalize().into()) != digest {
+        bail!("what came down is not what went up");
+    }
+    let mut figure = |what: &str, value, unit| figures.push(Figure { what: what.into(), value, unit });
+    figure("payload of 1 GiB, up", SIZE as f64 / up / 1e6, "MB/s");
+    figure("payload of 1 GiB, down", SIZE as f64 / down / 1e6, "MB/s");
+    figure("payload of 1 GiB: growth of the coordinator's memory", memory(pid, "VmHWM:")? - before, "MiB");
+    Ok(())
+}
+
 async fn footprint(federation: &Federation, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
     // Idle means that what start-up needed has been given back.
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -345,10 +409,7 @@ async fn footprint(federation: &Federation, figures: &mut Vec<Figure>) -> anyhow
 
 /// Resident memory of a process, in MiB.
 fn resident(pid: u32) -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS in /proc")?;
-    let kib: f64 = line.split_whitespace().nth(1).context("VmRSS has no value")?.parse()?;
-    Ok(kib / 1024.0)
+    memory(pid, "VmRSS:")
 }
 
 fn print(figures: &[Figure], json: bool) -> anyhow::Result<()> {

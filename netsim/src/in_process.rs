@@ -13,7 +13,8 @@ use twinmesh_coordinator::Coordinator;
 use twinmesh_coordinator::config::{Config as CoordinatorConfig, OverlayConfig, RootConfig, Secret};
 use twinmesh_node::config::Config as NodeConfig;
 use twinmesh_node::node::{Node, OnStop, Parts, Running};
-use twinmesh_node::runtime::thread::{ThreadRun, ThreadRuntime};
+pub use twinmesh_node::runtime::thread::ThreadRun;
+use twinmesh_node::runtime::thread::ThreadRuntime;
 use twinmesh_protocol::id::CollaborationId;
 
 use crate::enrolment::{Enrolment, Member, Plan, enrol, password};
@@ -39,6 +40,17 @@ impl InProcess {
     /// # Errors
     /// What went wrong.
     pub async fn start(plan: &Plan) -> anyhow::Result<Self> {
+        Self::start_with(plan, algorithm).await
+    }
+
+    /// As [`InProcess::start`], with something else in place of the built-in algorithms.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub async fn start_with(
+        plan: &Plan,
+        algorithm: impl Fn(ThreadRun) -> Result<Vec<u8>, String> + Clone + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
         let root_password = password();
         let data = plan.directory.join("coordinator");
         std::fs::create_dir_all(&data).with_context(|| format!("cannot create `{data}`"))?;
@@ -61,7 +73,7 @@ impl InProcess {
         for member in &members {
             let config = NodeConfig::load(&member.configuration)
                 .with_context(|| format!("cannot read `{}`", member.configuration))?;
-            let runtime = Arc::new(ThreadRuntime::new(algorithm));
+            let runtime = Arc::new(ThreadRuntime::new(algorithm.clone()));
             let node = Node::start(config, Parts::new(runtime))
                 .await
                 .with_context(|| format!("cannot start the node of `{}`", member.name))?;

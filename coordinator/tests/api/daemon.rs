@@ -88,6 +88,11 @@ impl Daemon {
         assert!(Command::new("sh").args(["-c", &command]).status().await.unwrap().success());
     }
 
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id().unwrap()
+    }
+
     /// The address that it listens at.
     pub(crate) fn host(&self) -> &str {
         &self.host

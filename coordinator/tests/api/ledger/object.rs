@@ -16,7 +16,8 @@ use twinmesh_protocol::payload::to_text;
 use twinmesh_protocol::signed::Signed;
 use twinmesh_protocol::wire::{TaskDatabase, write_repr_digest};
 
-use super::federation::{Federation, IMAGE, id, plain};
+use super::federation::{DEADLINE, Federation, IMAGE, Message, PASSWORD, id, plain};
+use crate::daemon::{Connection, Daemon, request};
 use crate::database::can_be_shared;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -544,8 +545,8 @@ async fn payloads_go_when_they_have_reached_their_age_and_what_happened_stays() 
     federation.report(0, &first, report).await.expect(200);
     let report = json!({"status": "completed", "result": plain(), "log": "said"});
     federation.report(1, &second, report).await.expect(200);
-    let mut events = federation.follow(&federation.root, "0").await;
-    let happened = events.arrived();
+    let is_last = |event: &Message| event.kind == "run_status" && event.data["run_id"] == second["id"];
+    let happened = federation.follow(&federation.root, "0").await.until(is_last).await;
 
     let look = async || {
         let mut seen = Vec::new();
@@ -582,7 +583,10 @@ async fn payloads_go_when_they_have_reached_their_age_and_what_happened_stays() 
     assert_eq!(federation.status(id(&task)).await, "completed");
     assert_eq!(federation.run(id(&unfinished), 0).await["input"], plain(), "what still runs keeps what it needs");
     let mut events = federation.follow(&federation.root, "0").await;
-    assert_eq!(events.arrived(), happened);
+    assert_eq!(events.until(is_last).await, happened);
+    // Whatever came after it would come before this.
+    federation.task(&[0]).await;
+    assert_eq!(events.next().await.kind, "task_created");
 }
 
 #[tokio::test]
@@ -604,4 +608,98 @@ async fn another_coordinator_goes_on_with_an_upload() {
     let (status, _, body) = second.send(Method::PATCH, &path, token, &rest, in_pieces(&content[5 * MIB..])).await;
     assert_eq!(status, StatusCode::OK, "{body:?}");
     assert!(download(&first, token, &uuid).await.2 == content);
+}
+
+/// A coordinator as a process of its own, and the first user's token there.
+async fn process() -> (Daemon, String) {
+    let mut daemon = Daemon::new(None).with("COORDINATOR__ROOT__PASSWORD", PASSWORD);
+    daemon.start().await;
+    let body = json!({"username": "root", "password": PASSWORD}).to_string();
+    let ask = request(Method::POST, "none", "/token/user", &[], Body::from(body));
+    let (status, answer) = daemon.connect_later().ask(ask).await.unwrap();
+    assert_eq!(status, 200, "{answer}");
+    (daemon, answer["access_token"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_after_the_coordinator_was_killed() {
+    let (mut daemon, token) = process().await;
+    let content = text(11 * MIB, 1);
+    let begin = request(Method::POST, &token, "/blobstream", &[("upload-complete", "?0")], Body::empty());
+    let (_, begun) = daemon.connect_later().ask(begin).await.unwrap();
+    let path = format!("/blobstream/upload/{}", begun["uuid"].as_str().unwrap());
+    let half = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::copy_from_slice(&content[..9 * MIB]))]);
+    let stalled = Body::from_stream(half.chain(futures::stream::pending()));
+    let sending = {
+        let mut connection = daemon.connect_later();
+        let ask = request(Method::PATCH, &token, &path, &[("upload-offset", "0")], stalled);
+        tokio::spawn(async move { connection.ask(ask).await })
+    };
+    let progress = async |connection: &mut Connection| {
+        let (status, told) = connection.ask(request(Method::GET, &token, &path, &[], Body::empty())).await.unwrap();
+        assert_eq!(status, 200, "{told}");
+        told["offset"].as_u64().unwrap()
+    };
+    let mut connection = daemon.connect_later();
+    let arrived = async {
+        while progress(&mut connection).await < 8 * MIB as u64 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, arrived).await.expect("two segments arrive");
+    daemon.kill().await;
+    assert!(sending.await.unwrap().is_none());
+    daemon.start().await;
+    let mut connection = daemon.connect_later();
+    assert_eq!(progress(&mut connection).await, 8 * MIB as u64, "what was told to be there is there");
+    let digest = write_repr_digest(Digest::of(&content));
+    let rest = [("upload-offset", "8388608"), ("upload-complete", "?1"), ("repr-digest", digest.as_str())];
+    let ask = request(Method::PATCH, &token, &path, &rest, Body::from(content[8 * MIB..].to_vec()));
+    let (status, answer) = connection.ask(ask).await.unwrap();
+    assert_eq!((status, &answer["complete"]), (200, &json!(true)), "{answer}");
+    let path = format!("/blobstream/{}", begun["uuid"].as_str().unwrap());
+    let response = connection.send(request(Method::GET, &token, &path, &[], Body::empty())).await.unwrap();
+    let body = axum::body::to_bytes(Body::new(response.into_body()), usize::MAX).await.unwrap();
+    assert!(body == content);
+}
+
+/// A figure of a process, in KiB.
+fn memory(pid: u32, name: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_memory_that_a_payload_takes_does_not_grow_with_it() {
+    let (daemon, token) = process().await;
+    let mut connection = daemon.connect_later();
+    let mut pass = async |mebibytes: usize| {
+        // Every piece is another one, so that all of them are stored.
+        let pieces = (0..mebibytes).map(move |number| {
+            let mut piece = vec![b'A'; MIB];
+            piece[..8].copy_from_slice(format!("{mebibytes:03}x{number:04}").as_bytes());
+            Ok::<_, std::io::Error>(Bytes::from(piece))
+        });
+        let body = Body::from_stream(futures::stream::iter(pieces));
+        let (status, answer) = connection.ask(request(Method::POST, &token, "/blobstream", &[], body)).await.unwrap();
+        assert_eq!(status, 201, "{answer}");
+        let path = format!("/blobstream/{}", answer["uuid"].as_str().unwrap());
+        let response = connection.send(request(Method::GET, &token, &path, &[], Body::empty())).await.unwrap();
+        let mut body = Body::new(response.into_body()).into_data_stream();
+        let mut length = 0;
+        while let Some(piece) = body.next().await {
+            length += piece.unwrap().len();
+        }
+        assert_eq!(length, mebibytes * MIB);
+    };
+    // What is made once is not counted.
+    pass(16).await;
+    let pid = daemon.pid();
+    // The peak is counted from here on (proc_pid_clear_refs(5)).
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+    let before = memory(pid, "VmRSS:");
+    pass(128).await;
+    let grown = memory(pid, "VmHWM:").saturating_sub(before) / 1024;
+    assert!(grown < 32, "128 MiB up and down took {grown} MiB more");
 }
