@@ -14,12 +14,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
-use crate::config::{Config, EXAMPLE, Secret};
+use crate::config::{Config, EXAMPLE, RootConfig, Secret};
 use crate::doctor::Finding;
 use crate::{Coordinator, Surroundings};
 
 /// The variable that may hold the first user's password.
 const ROOT_PASSWORD: &str = "TWINMESH_ROOT_PASSWORD";
+/// The variables that may hold its hash, or name the file that does: those of vantage6 (contract A.3).
+const ROOT_PASSWORD_HASH: &str = "V6_INIT_SUPER_PASS_HASHED";
+const ROOT_PASSWORD_HASH_FILE: &str = "V6_INIT_SUPER_PASS_HASHED_FILE";
 
 /// Identity, authorization and the task ledger of a federation.
 #[derive(Debug, Parser)]
@@ -38,7 +41,8 @@ enum Command {
     /// Serve until told to stop (SIGTERM or Ctrl-C).
     ///
     /// The first start makes the organization and the user `root`. The password is taken from
-    /// TWINMESH_ROOT_PASSWORD or --root-password-file; without either one is made up, printed once and kept in the
+    /// TWINMESH_ROOT_PASSWORD or --root-password-file, its hash (argon2id or bcrypt) from V6_INIT_SUPER_PASS_HASHED or
+    /// the file that V6_INIT_SUPER_PASS_HASHED_FILE names; without any a password is made up, printed once and kept in the
     /// data directory's `root-password`.
     Start(Flags),
     /// Look at the settings.
@@ -113,15 +117,26 @@ impl Flags {
         if !self.overlay_listen.is_empty() {
             config.overlay.listen.clone_from(&self.overlay_listen);
         }
-        if let Some(path) = &self.root_password_file {
-            config.root.password_file = Some(path.clone());
-            config.root.password = None;
-        } else if let Ok(password) = std::env::var(ROOT_PASSWORD) {
-            config.root.password = Some(Secret::new(password));
-            config.root.password_file = None;
+        if let Some(root) = self.root_password() {
+            config.root = root;
         }
         config.check()?;
         Ok(config)
+    }
+
+    /// The first user's password as flags or the environment give it, instead of the file.
+    fn root_password(&self) -> Option<RootConfig> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        if let Some(path) = &self.root_password_file {
+            Some(RootConfig { password_file: Some(path.clone()), ..RootConfig::default() })
+        } else if let Ok(password) = std::env::var(ROOT_PASSWORD) {
+            Some(RootConfig { password: Some(Secret::new(password)), ..RootConfig::default() })
+        } else if let Some(hash) = variable(ROOT_PASSWORD_HASH) {
+            Some(RootConfig { password_hash: Some(Secret::new(hash)), ..RootConfig::default() })
+        } else {
+            let path = variable(ROOT_PASSWORD_HASH_FILE)?;
+            Some(RootConfig { password_hash_file: Some(path.into()), ..RootConfig::default() })
+        }
     }
 }
 

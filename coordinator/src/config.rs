@@ -1,10 +1,15 @@
 //! Settings: defaults < file (TOML) < environment (`COORDINATOR__TOKENS__ACCESS_FOR`) < flags.
 
+mod mail;
+mod network;
 mod objects;
+mod password;
+mod recovery;
 mod retention;
+mod two_factor;
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,8 +18,13 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use objects::{ObjectsConfig, StoreOptions};
-pub use retention::RetentionConfig;
+pub use self::mail::{Encryption, MailConfig};
+pub use self::network::{InvalidNetwork, Network};
+pub use self::objects::{ObjectsConfig, StoreOptions};
+pub use self::password::PasswordConfig;
+pub use self::recovery::RecoveryConfig;
+pub use self::retention::RetentionConfig;
+pub use self::two_factor::TwoFactorConfig;
 
 /// All settings with their meaning and defaults, as a file to begin with.
 pub const EXAMPLE: &str = include_str!("../../docs/coordinator.toml");
@@ -50,6 +60,8 @@ pub enum ConfigError {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// What people know this coordinator by, in mails and in their authenticators.
+    pub name: String,
     /// Where everything that must outlive the process is kept.
     pub data_dir: PathBuf,
     /// The address to listen at. Port 0 takes any that is free.
@@ -72,6 +84,14 @@ pub struct Config {
     pub overlay: OverlayConfig,
     /// The first user's password, used once, when the database is made.
     pub root: RootConfig,
+    /// What happens when passwords and codes are wrong.
+    pub password: PasswordConfig,
+    /// The second factor.
+    pub two_factor: TwoFactorConfig,
+    /// Getting in again after a password or an authenticator is lost.
+    pub recovery: RecoveryConfig,
+    /// The server that takes our mail.
+    pub mail: MailConfig,
 }
 
 /// The database.
@@ -115,6 +135,15 @@ pub struct LimitsConfig {
     pub node_grace: Span,
     /// How long another coordinator on the same database may be silent before its nodes count as gone: `10s`.
     pub instance_lease: Span,
+    /// How many wrong passwords, keys, codes and tokens are borne from one address within `guesses_within`: `300`.
+    pub guesses_per_address: u32,
+    /// How many are borne for one account: `30`.
+    pub guesses_per_account: u32,
+    /// Within which time: `5m`.
+    pub guesses_within: Span,
+    /// Proxies whose `X-Forwarded-For` says where a request comes from, as addresses or networks. Name the proxy that
+    /// stands in front: to the limits above all who come through one that is not named are one.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// The overlay's meeting point and relay.
@@ -125,7 +154,7 @@ pub struct OverlayConfig {
     pub listen: Vec<String>,
 }
 
-/// The first user's password.
+/// The first user's password: one of these.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RootConfig {
@@ -133,11 +162,16 @@ pub struct RootConfig {
     pub password: Option<Secret>,
     /// A file that holds it.
     pub password_file: Option<PathBuf>,
+    /// Its hash, by argon2id (`$argon2id$…`) or bcrypt (`$2b$…`).
+    pub password_hash: Option<Secret>,
+    /// A file that holds the hash.
+    pub password_hash_file: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
+            name: "Twinmesh".into(),
             data_dir: PathBuf::from("twinmesh-coordinator"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7601)),
             api_path: "/api".into(),
@@ -149,6 +183,10 @@ impl Default for Config {
             retention: RetentionConfig::default(),
             overlay: OverlayConfig::default(),
             root: RootConfig::default(),
+            password: PasswordConfig::default(),
+            two_factor: TwoFactorConfig::default(),
+            recovery: RecoveryConfig::default(),
+            mail: MailConfig::default(),
         }
     }
 }
@@ -185,6 +223,10 @@ impl Default for LimitsConfig {
             status_hold: Span(Duration::from_secs(50)),
             node_grace: Span(Duration::from_secs(10)),
             instance_lease: Span(Duration::from_secs(10)),
+            guesses_per_address: 300,
+            guesses_per_account: 30,
+            guesses_within: Span(Duration::from_secs(5 * 60)),
+            trusted_proxies: vec![IpAddr::from(Ipv4Addr::LOCALHOST).into(), IpAddr::from(Ipv6Addr::LOCALHOST).into()],
         }
     }
 }
@@ -250,10 +292,35 @@ impl Config {
         if self.database.url.is_some() && self.database.url_file.is_some() {
             return wrong("database.url", "`database.url_file` is given too; keep one of them");
         }
-        if self.root.password.is_some() && self.root.password_file.is_some() {
-            return wrong("root.password", "`root.password_file` is given too; keep one of them");
+        if self.root.given() > 1 {
+            return wrong(
+                "root.password",
+                "`password`, `password_file`, `password_hash`, `password_hash_file`: keep one",
+            );
         }
-        Ok(())
+        // Authenticators split what they show at colons.
+        if self.name.trim().is_empty() || self.name.chars().count() > 64 || self.name.contains([':', '\n', '\r']) {
+            return wrong("name", "use 1 to 64 characters in one line, without colons");
+        }
+        if self.limits.guesses_per_address == 0 || self.limits.guesses_per_account == 0 {
+            return wrong("limits.guesses_per_address", "use at least 1, here and for `limits.guesses_per_account`");
+        }
+        self.password.check()?;
+        self.recovery.check()?;
+        self.mail.check()
+    }
+}
+
+impl RootConfig {
+    /// How many of the ways to tell the password are used.
+    fn given(&self) -> usize {
+        let ways = [
+            self.password.is_some(),
+            self.password_file.is_some(),
+            self.password_hash.is_some(),
+            self.password_hash_file.is_some(),
+        ];
+        ways.into_iter().filter(|given| *given).count()
     }
 }
 

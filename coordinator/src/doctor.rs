@@ -4,12 +4,12 @@
 //! needs them. Beside a running coordinator it is asked what it says of itself.
 //!
 //! * [`house`] – the data directory and the files in it. [`database`] – the database. [`objects`] – large payloads.
-//!   [`door`] – the address, and who
-//!   answers there.
+//!   [`door`] – the address, and who answers there. [`mail`] – the mail server.
 
 mod database;
 mod door;
 mod house;
+mod mail;
 mod objects;
 
 use twinmesh_protocol::time::Time;
@@ -82,5 +82,6 @@ pub(crate) async fn examine(config: &Config, now: Time) -> Vec<(&'static str, Fi
         ("object store", objects::examine(&patient).await),
         ("address", door::address(&patient).await),
         ("service", door::service(&patient).await),
+        ("mail", mail::server(&patient).await),
     ]
 }

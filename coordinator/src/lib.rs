@@ -5,6 +5,7 @@
 //! * `ledger` – what may happen to tasks and runs, purely.
 //! * `store` – all SQL. `objects` – large payloads. `tidy` – what is removed by age. `http` – the v4 contract and our
 //!   additions. `relay` – the overlay's meeting point.
+//! * `mail` – what users are told by mail.
 //! * `server` – connections. `files` – the data directory. `doctor` – whether it works, and why not.
 //!
 //! [`Coordinator::start`] runs one within any process.
@@ -19,6 +20,7 @@ mod doctor;
 mod files;
 mod http;
 mod ledger;
+mod mail;
 mod objects;
 mod relay;
 mod server;
@@ -27,6 +29,7 @@ mod tidy;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::Context as _;
 use axum::Router;
@@ -35,13 +38,19 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use authn::password::{Cost, Hasher, check_policy};
+use authn::limiter::{Allowance, Limiter};
+use authn::lockout::Lockout;
+use authn::password::{Cost, Hasher, check_hash, check_policy};
 use authn::token::Tokens;
+use authn::two_factor::SecondFactor;
 use clock::Clock;
-use config::{Config, Synchronous};
+use config::{Config, Secret, Synchronous};
 pub use files::FileError;
 use http::AppState;
 use http::event::presence::Instance;
+use http::state::Recovery;
+pub use mail::MailError;
+use mail::{Mailer, Postman, Rounds};
 use objects::Objects;
 pub use objects::ObjectsError;
 use relay::Relay;
@@ -79,6 +88,9 @@ pub enum StartError {
         /// Why.
         why: String,
     },
+    /// What sends mail cannot be set up.
+    #[error("cannot set up what sends mail")]
+    Mail(#[from] MailError),
     /// The machine's random source failed.
     #[error(transparent)]
     Hash(#[from] authn::password::HashError),
@@ -158,11 +170,24 @@ impl Coordinator {
         };
         let shutdown = CancellationToken::new();
         let clock = surroundings.clock;
+        let mailer = Mailer::new(&config)?;
+        let lockout = Lockout {
+            max_failed: config.password.max_failed_attempts.into(),
+            locked_for: config.password.locked_for.0,
+        };
+        let allowance = |tries| Allowance { tries, within: config.limits.guesses_within.0 };
+        let limiter =
+            Limiter::new(allowance(config.limits.guesses_per_address), allowance(config.limits.guesses_per_account));
         let state = AppState::new(http::state::Parts {
             store,
             objects,
             tokens: Tokens::new(&secret, config.tokens.access_for.0, config.tokens.refresh_for.0),
             hasher,
+            lockout,
+            limiter: Mutex::new(limiter),
+            trusted_proxies: config.limits.trusted_proxies.clone(),
+            second_factor: SecondFactor { required: config.two_factor.required, issuer: config.name.clone() },
+            recovery: Recovery { by_mail: mailer.is_some(), mail_every: config.recovery.mail_every.0 },
             clock: clock.clone(),
             api_path: config.api_path.clone(),
             body_limit: usize::try_from(config.limits.request_body.0).unwrap_or(usize::MAX),
@@ -176,7 +201,7 @@ impl Coordinator {
             store: state.store().clone(),
             objects: state.objects().clone(),
             retention: config.retention.clone(),
-            clock,
+            clock: clock.clone(),
         };
         tokio::spawn({
             let (tidier, shutdown) = (tidier.clone(), shutdown.clone());
@@ -189,6 +214,17 @@ impl Coordinator {
         });
         state.follow().start().await?;
         http::peer::keep_admitted(&state);
+        if let Some(mailer) = mailer {
+            let rounds = Rounds {
+                retry_after: config.mail.retry_after.0,
+                give_up_after: config.mail.give_up_after.0,
+                token_valid_for: config.recovery.valid_for.0,
+                lockout,
+                failed_log_ins_every: config.password.mail_every.0,
+            };
+            let postman = Postman { mailer, store: state.store().clone(), clock, rounds };
+            tokio::spawn(postman.work(shutdown.clone()));
+        }
         let abandon = shutdown.clone().drop_guard();
         Ok(Self { state, config, tidier, shutdown, abandon, lock, new_root_password })
     }
@@ -308,20 +344,36 @@ async fn make_root(store: &Store, hasher: &Hasher, config: &Config) -> Result<Op
     if !store::setup::is_new(&mut tx).await? {
         return Ok(None);
     }
-    let given = match (&config.root.password, &config.root.password_file) {
-        (Some(secret), _) => Some(secret.reveal().to_owned()),
-        (None, Some(path)) => Some(files::read_secret(path)?),
-        (None, None) => None,
-    };
+    let (hash, made_up) = root_password_hash(hasher, config).await?;
+    store::setup::root_insert(&mut tx, &hash).await?;
+    tx.commit().await?;
+    Ok(made_up)
+}
+
+/// The hash of the first user's password, and the password if it was made up.
+async fn root_password_hash(hasher: &Hasher, config: &Config) -> Result<(String, Option<String>), StartError> {
+    let refused = |why: String| StartError::RootPassword { why };
+    if let Some(hash) = given(config.root.password_hash.as_ref(), config.root.password_hash_file.as_deref())? {
+        check_hash(&hash).map_err(|why| refused(why.to_string()))?;
+        return Ok((hash, None));
+    }
+    let given = given(config.root.password.as_ref(), config.root.password_file.as_deref())?;
     let made_up = given.is_none();
     let password = given.unwrap_or_else(authn::secret::new_password);
-    check_policy(&password).map_err(|why| StartError::RootPassword { why: why.to_string() })?;
+    check_policy(&password).map_err(|why| refused(why.to_string()))?;
     let hash = hasher.hash(password.clone()).await?;
     if made_up {
         // Before the user: a password that nobody knows would lock everybody out.
         files::write_private(&config.data_dir.join("root-password"), format!("{password}\n").as_bytes())?;
     }
-    store::setup::root_insert(&mut tx, &hash).await?;
-    tx.commit().await?;
-    Ok(made_up.then_some(password))
+    Ok((hash, made_up.then_some(password)))
+}
+
+/// A secret that may be in a file.
+fn given(secret: Option<&Secret>, file: Option<&Path>) -> Result<Option<String>, FileError> {
+    match (secret, file) {
+        (Some(secret), _) => Ok(Some(secret.reveal().to_owned())),
+        (None, Some(path)) => files::read_secret(path).map(Some),
+        (None, None) => Ok(None),
+    }
 }

@@ -60,7 +60,7 @@ impl InProcess {
             overlay: OverlayConfig {
                 listen: vec!["/ip4/127.0.0.1/udp/0/quic-v1".into(), "/ip4/127.0.0.1/tcp/0".into()],
             },
-            root: RootConfig { password: Some(Secret::new(root_password.clone())), password_file: None },
+            root: RootConfig { password: Some(Secret::new(root_password.clone())), ..RootConfig::default() },
             ..CoordinatorConfig::default()
         })
         .await

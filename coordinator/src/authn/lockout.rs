@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use twinmesh_protocol::time::Time;
 
-/// Wrong passwords in a row after which an account is locked.
-pub(crate) const MAX_FAILED_ATTEMPTS: i64 = 5;
-/// How long it stays locked.
-pub(crate) const LOCKED_FOR: Duration = Duration::from_secs(15 * 60);
+/// When an account is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lockout {
+    /// Wrong passwords or codes in a row after which it is.
+    pub(crate) max_failed: i64,
+    /// How long it stays so.
+    pub(crate) locked_for: Duration,
+}
 
 /// What is remembered of an account's log-ins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,19 +20,16 @@ pub(crate) struct Attempts {
     pub(crate) last: Option<Time>,
 }
 
-impl Attempts {
+impl Lockout {
     /// Whether not even the right password helps.
-    pub(crate) fn is_locked(self, now: Time) -> bool {
-        self.failed >= MAX_FAILED_ATTEMPTS && self.last.is_some_and(|last| now.since(last) < LOCKED_FOR)
+    pub(crate) fn is_locked(self, attempts: Attempts, now: Time) -> bool {
+        attempts.failed >= self.max_failed && attempts.last.is_some_and(|last| now.since(last) < self.locked_for)
     }
 
-    /// After another try; `None` when the account is locked, in which case the try counts for nothing.
-    pub(crate) fn after(self, right: bool, now: Time) -> Option<Self> {
-        if self.is_locked(now) {
-            return None;
-        }
-        let before = if self.failed >= MAX_FAILED_ATTEMPTS { 0 } else { self.failed };
-        Some(Self { failed: if right { 0 } else { before + 1 }, last: Some(now) })
+    /// After another try for an account that is not locked.
+    pub(crate) fn after(self, attempts: Attempts, right: bool, now: Time) -> Attempts {
+        let before = if attempts.failed >= self.max_failed { 0 } else { attempts.failed };
+        Attempts { failed: if right { 0 } else { before + 1 }, last: Some(now) }
     }
 }
 
@@ -36,17 +37,20 @@ impl Attempts {
 mod tests {
     use super::*;
 
+    const LOCKOUT: Lockout = Lockout { max_failed: 5, locked_for: Duration::from_secs(15 * 60) };
+
     #[test]
     fn five_wrong_tries_lock_for_a_quarter_of_an_hour() {
         let start = Time::from_micros(0);
         let mut attempts = Attempts { failed: 0, last: None };
         for _ in 0..5 {
-            attempts = attempts.after(false, start).unwrap();
+            assert!(!LOCKOUT.is_locked(attempts, start));
+            attempts = LOCKOUT.after(attempts, false, start);
         }
-        assert!(attempts.is_locked(start.plus(LOCKED_FOR - Duration::from_micros(1))));
-        assert_eq!(attempts.after(true, start), None);
-        let later = start.plus(LOCKED_FOR);
-        assert_eq!(attempts.after(false, later).unwrap().failed, 1);
-        assert_eq!(attempts.after(true, later).unwrap().failed, 0);
+        assert!(LOCKOUT.is_locked(attempts, start.plus(LOCKOUT.locked_for - Duration::from_micros(1))));
+        let later = start.plus(LOCKOUT.locked_for);
+        assert!(!LOCKOUT.is_locked(attempts, later));
+        assert_eq!(LOCKOUT.after(attempts, false, later).failed, 1);
+        assert_eq!(LOCKOUT.after(attempts, true, later).failed, 0);
     }
 }

@@ -1,11 +1,14 @@
-//! Passwords: the policy, and argon2id hashes made and checked off the async threads.
+//! Passwords: the policy, and hashes made and checked off the async threads. Ours are argon2id; bcrypt's, as vantage6
+//! has them, are accepted until their users log in.
 
 use std::fmt;
+use std::str::FromStr as _;
 use std::sync::Arc;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params, Version};
+use bcrypt::HashParts;
 use tokio::sync::Semaphore;
 
 /// Shorter passwords are refused.
@@ -62,6 +65,48 @@ pub fn check_policy(password: &str) -> Result<(), WeakPassword> {
     }
 }
 
+/// Why a hash is not taken in place of a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is no hash by argon2id (`$argon2id$…`) or bcrypt (`$2b$…`, cost up to {MAX_BCRYPT_COST})")]
+pub struct InvalidHash;
+
+/// Checks a hash that was made elsewhere.
+///
+/// # Errors
+/// When it is none that could be checked against later.
+pub fn check_hash(hash: &str) -> Result<(), InvalidHash> {
+    let valid = if is_bcrypt(hash) {
+        HashParts::from_str(hash).is_ok_and(|parts| (4..=MAX_BCRYPT_COST).contains(&parts.get_cost()))
+    } else {
+        PasswordHash::new(hash).is_ok_and(|hash| hash.algorithm.as_str() == "argon2id" && hash.hash.is_some())
+    };
+    if valid { Ok(()) } else { Err(InvalidHash) }
+}
+
+/// Whether a hash is bcrypt's, and so to be replaced once its password is known.
+pub(crate) fn is_bcrypt(hash: &str) -> bool {
+    hash.starts_with("$2")
+}
+
+/// What a password is checked against.
+#[derive(Clone, Default)]
+pub(crate) struct Reference {
+    /// The account's hash, if there is the account.
+    pub(crate) hash: Option<String>,
+    /// A bcrypt hash of any account, while there is one. Then every check does the work of both kinds, so that its
+    /// time does not tell which accounts have an old hash, or exist.
+    pub(crate) any_bcrypt: Option<String>,
+}
+
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reference([redacted])")
+    }
+}
+
+/// More would keep a processor busy for many seconds; stock servers use 12.
+const MAX_BCRYPT_COST: u32 = 16;
+
 /// What a hash costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cost {
@@ -115,25 +160,53 @@ impl Hasher {
     ///
     /// # Errors
     /// When the work could not be done at all.
-    pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool, HashError> {
+    pub(crate) async fn verify(&self, password: String, reference: Reference) -> Result<bool, HashError> {
         let decoy = Arc::clone(&self.decoy);
-        self.off_thread(move || {
-            let known = hash.is_some();
-            let text = hash.as_deref().unwrap_or(&decoy);
-            let hash = PasswordHash::new(text).map_err(|error| HashError(error.to_string()))?;
-            let right = Argon2::default().verify_password(password.as_bytes(), &hash).is_ok();
-            Ok(right && known)
-        })
-        .await
+        self.off_thread(move || Ok(verify_now(&password, &reference, &decoy))).await
     }
 
     async fn off_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, HashError> + Send + 'static,
     ) -> Result<T, HashError> {
-        let _turn = self.turns.acquire().await.map_err(|error| HashError(error.to_string()))?;
-        tokio::task::spawn_blocking(work).await.map_err(|error| HashError(error.to_string()))?
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|error| HashError(error.to_string()))?;
+        tokio::task::spawn_blocking(move || {
+            // Held by the work itself: who asked may have hung up, and the memory is still in use.
+            let _turn = turn;
+            work()
+        })
+        .await
+        .map_err(|error| HashError(error.to_string()))?
     }
+}
+
+fn verify_now(password: &str, reference: &Reference, decoy: &str) -> bool {
+    let (argon2, bcrypt) = match reference.hash.as_deref() {
+        Some(hash) if is_bcrypt(hash) => (None, Some(hash)),
+        hash => (hash, None),
+    };
+    let by_argon2 = matches_argon2(password, argon2.unwrap_or(decoy));
+    let by_bcrypt = bcrypt.or(reference.any_bcrypt.as_deref()).is_some_and(|hash| matches_bcrypt(password, hash));
+    (argon2.is_some() && by_argon2) || (bcrypt.is_some() && by_bcrypt)
+}
+
+fn matches_argon2(password: &str, hash: &str) -> bool {
+    match PasswordHash::new(hash) {
+        Ok(hash) => Argon2::default().verify_password(password.as_bytes(), &hash).is_ok(),
+        Err(_) => unreadable(),
+    }
+}
+
+fn matches_bcrypt(password: &str, hash: &str) -> bool {
+    match check_hash(hash) {
+        Ok(()) => bcrypt::verify(password, hash).unwrap_or(false),
+        Err(_) => unreadable(),
+    }
+}
+
+fn unreadable() -> bool {
+    tracing::error!("the hash of a password in the database cannot be read; its user needs a new password");
+    false
 }
 
 impl fmt::Debug for Hasher {
@@ -166,13 +239,44 @@ mod tests {
         assert_eq!(check_policy(&crate::authn::secret::new_password()), Ok(()));
     }
 
+    fn against(hash: &str) -> Reference {
+        Reference { hash: Some(hash.into()), any_bcrypt: None }
+    }
+
     #[tokio::test]
     async fn only_the_password_that_was_hashed_is_right() {
         let hasher = Hasher::new(Cost::Minimal).unwrap();
         let hash = hasher.hash("Aa1!aaaa".into()).await.unwrap();
         assert!(hash.starts_with("$argon2id$"));
-        assert!(hasher.verify("Aa1!aaaa".into(), Some(hash.clone())).await.unwrap());
-        assert!(!hasher.verify("Aa1!aaab".into(), Some(hash)).await.unwrap());
-        assert!(!hasher.verify("Aa1!aaaa".into(), None).await.unwrap());
+        assert_eq!(check_hash(&hash), Ok(()));
+        assert!(hasher.verify("Aa1!aaaa".into(), against(&hash)).await.unwrap());
+        assert!(!hasher.verify("Aa1!aaab".into(), against(&hash)).await.unwrap());
+        assert!(!hasher.verify("Aa1!aaaa".into(), Reference::default()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn hashes_by_bcrypt_are_checked_too() {
+        // From the test vectors of OpenBSD's and Openwall's bcrypt (crypt_blowfish 1.3, wrapper.c).
+        let known = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+        let hasher = Hasher::new(Cost::Minimal).unwrap();
+        for prefix in ["$2a$", "$2b$", "$2y$"] {
+            let hash = known.replace("$2a$", prefix);
+            assert_eq!(check_hash(&hash), Ok(()));
+            assert!(hasher.verify("U*U".into(), against(&hash)).await.unwrap(), "{prefix}");
+            assert!(!hasher.verify("U*V".into(), against(&hash)).await.unwrap(), "{prefix}");
+        }
+        // The hash that is there for its work lets nobody in.
+        let other = Reference { hash: None, any_bcrypt: Some(known.into()) };
+        assert!(!hasher.verify("U*U".into(), other).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_hash_fits_no_password() {
+        let hasher = Hasher::new(Cost::Minimal).unwrap();
+        for text in ["", "root", "$2b$31$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", "$argon2id$v=19", "$2"]
+        {
+            assert_eq!(check_hash(text), Err(InvalidHash), "{text}");
+            assert!(!hasher.verify(text.into(), against(text)).await.unwrap(), "{text}");
+        }
     }
 }

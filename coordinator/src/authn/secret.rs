@@ -12,7 +12,17 @@ pub(crate) fn new_key() -> Uuid {
 /// The form in which such a secret is stored. One indexed look-up finds it; what an index leaks by its timing is the
 /// hash, which tells nothing of the secret.
 pub(crate) fn hash(secret: &str) -> String {
-    HEXLOWER.encode(&Sha256::digest(secret.as_bytes()))
+    HEXLOWER.encode(&digest(secret))
+}
+
+/// SHA-256.
+pub(crate) fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
+}
+
+/// A new token for a mail: 256 random bits.
+pub(crate) fn new_token() -> String {
+    BASE64URL_NOPAD.encode(&rand::random::<[u8; 32]>())
 }
 
 /// A password to be read off a screen once: 128 random bits, and a bit of everything the policy asks for.

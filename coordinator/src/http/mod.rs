@@ -1,6 +1,7 @@
 //! The interface: the v4 contract under the API path, and our additions to it.
 //!
-//! * [`caller`] – who asks, and the transaction they are answered in. [`params`], [`body`] – what they ask.
+//! * [`caller`] – who asks, and the transaction they are answered in. [`origin`] – where from, and how often they may
+//!   guess. [`log_in`] – how they prove who they are. [`params`], [`body`] – what they ask.
 //! * [`page`] – lists. [`problem`] – errors. [`answer`] – other answers. [`link`] – paths to related objects.
 //! * [`openapi`] – the description of it all, made from what stands at each handler; [`docs`] – as a page.
 //! * a file per noun.
@@ -15,17 +16,20 @@ pub(crate) mod docs;
 pub(crate) mod event;
 pub(crate) mod kill;
 pub(crate) mod link;
+pub(crate) mod log_in;
 pub(crate) mod meta;
 pub(crate) mod node;
 pub(crate) mod object;
 pub(crate) mod openapi;
 pub(crate) mod organization;
+pub(crate) mod origin;
 pub(crate) mod page;
 pub(crate) mod params;
 pub(crate) mod path;
 pub(crate) mod peer;
 pub(crate) mod port;
 pub(crate) mod problem;
+pub(crate) mod recover;
 pub(crate) mod result;
 pub(crate) mod role;
 pub(crate) mod rule;
@@ -76,6 +80,7 @@ pub(crate) fn router(state: AppState) -> Router {
         .merge(object::routes())
         .merge(openapi::routes())
         .merge(organization::routes())
+        .merge(recover::routes())
         .merge(role::routes())
         .merge(rule::routes())
         .merge(study::routes())

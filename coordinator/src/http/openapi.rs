@@ -42,6 +42,7 @@ const VERBS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
     ),
     tags(
         (name = "token", description = "Logging in and staying so."),
+        (name = "recover", description = "Getting in again after a password or an authenticator is lost."),
         (name = "task", description = "Tasks: what is asked, of whom, and how it stands."),
         (name = "run", description = "Runs: a task at one organization."),
         (name = "result", description = "Results: what came of a run."),

@@ -1,9 +1,10 @@
 //! Errors as they leave the house: problem documents (RFC 9457) that carry `msg`, in the contract's words.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use twinmesh_protocol::wire;
@@ -26,12 +27,14 @@ pub(crate) struct Problem {
     msg: String,
     detail: Option<String>,
     errors: Option<wire::FieldErrors>,
+    /// When to try again, in seconds.
+    retry_after: Option<u64>,
 }
 
 impl Problem {
     /// An answer with a status, a stable word and a sentence.
     pub(crate) fn new(status: StatusCode, code: &'static str, msg: impl Into<String>) -> Self {
-        Self { status, code, msg: msg.into(), detail: None, errors: None }
+        Self { status, code, msg: msg.into(), detail: None, errors: None, retry_after: None }
     }
 
     /// 400: the request makes no sense as things are.
@@ -57,6 +60,13 @@ impl Problem {
     /// 401 with a sentence of its own.
     pub(crate) fn unauthorized(code: &'static str, msg: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, code, msg)
+    }
+
+    /// 429: too many wrong passwords, keys, codes or tokens.
+    pub(crate) fn too_many(wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let msg = format!("Too many attempts with wrong passwords, keys or codes! Try again in {seconds} seconds.");
+        Self { retry_after: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", msg) }
     }
 
     /// 404: there is no such thing, or none that the caller may know of.
@@ -105,7 +115,11 @@ impl IntoResponse for Problem {
             request_id: request_id(),
             errors: self.errors,
         };
-        (self.status, Json(body)).into_response()
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
     }
 }
 

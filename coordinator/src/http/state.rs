@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -7,11 +7,15 @@ use twinmesh_protocol::time::Time;
 
 use super::event::Follow;
 use super::event::presence::Instance;
+use crate::authn::limiter::Limiter;
+use crate::authn::lockout::Lockout;
 use crate::authn::password::Hasher;
 use crate::authn::token::Tokens;
+use crate::authn::two_factor::SecondFactor;
 use crate::authz::Actor;
 use crate::authz::actor::Who;
 use crate::clock::Clock;
+use crate::config::Network;
 use crate::objects::Objects;
 use crate::relay::Relay;
 use crate::store::{self, Store};
@@ -38,6 +42,15 @@ pub(crate) struct Parts {
     pub(crate) objects: Objects,
     pub(crate) tokens: Tokens,
     pub(crate) hasher: Hasher,
+    pub(crate) lockout: Lockout,
+    /// What counts wrong passwords, keys, codes and tokens.
+    pub(crate) limiter: Mutex<Limiter>,
+    /// Proxies whose word about addresses counts.
+    pub(crate) trusted_proxies: Vec<Network>,
+    /// The second factor, if users need one.
+    pub(crate) second_factor: SecondFactor,
+    /// Whether and how lost credentials are recovered.
+    pub(crate) recovery: Recovery,
     pub(crate) clock: Clock,
     /// Such as `/api`.
     pub(crate) api_path: String,
@@ -52,6 +65,15 @@ pub(crate) struct Parts {
     pub(crate) relay: Option<Relay>,
     /// Cancelled when the process ends. Held requests may end early then; they are dropped soon after anyway.
     pub(crate) shutdown: CancellationToken,
+}
+
+/// Whether and how lost credentials are recovered.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    /// Whether mail can be sent at all.
+    pub(crate) by_mail: bool,
+    /// A user is sent a token at most this often.
+    pub(crate) mail_every: Duration,
 }
 
 impl AppState {
@@ -76,6 +98,27 @@ impl AppState {
 
     pub(crate) fn hasher(&self) -> &Hasher {
         &self.0.parts.hasher
+    }
+
+    pub(crate) fn lockout(&self) -> Lockout {
+        self.0.parts.lockout
+    }
+
+    /// What counts wrong passwords, keys, codes and tokens.
+    pub(crate) fn limiter(&self) -> MutexGuard<'_, Limiter> {
+        self.0.parts.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn trusted_proxies(&self) -> &[Network] {
+        &self.0.parts.trusted_proxies
+    }
+
+    pub(crate) fn second_factor(&self) -> &SecondFactor {
+        &self.0.parts.second_factor
+    }
+
+    pub(crate) fn recovery(&self) -> &Recovery {
+        &self.0.parts.recovery
     }
 
     /// The clock's instant. Handlers use the caller's `now`.
@@ -117,7 +160,7 @@ impl AppState {
             Who::Container(_) => return,
         };
         {
-            let mut seen = self.0.last_seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut seen = self.0.last_seen.lock().unwrap_or_else(PoisonError::into_inner);
             if seen.get(&id).is_some_and(|last| now.since(*last) < LAST_SEEN_EVERY) {
                 return;
             }

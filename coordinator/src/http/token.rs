@@ -4,7 +4,6 @@ use axum::Json;
 use axum::http::{HeaderName, HeaderValue, request};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use twinmesh_protocol::id::{NodeId, OrganizationId, UserId};
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::TokenPair;
@@ -16,11 +15,15 @@ use uuid::Uuid;
 use super::AppState;
 use super::body::{Body, check_length};
 use super::caller::{Caller, bearer};
+use super::log_in::{Proof, Wanted, prove};
+use super::origin::Origin;
 use super::problem::Problem;
 use crate::authn::secret;
-use crate::authn::token::{ClientType, Subject};
+use crate::authn::token::{ClientType, Subject, TokenError};
+use crate::authn::two_factor::SharedSecret;
 use crate::config::Secret;
 use crate::store::token::{Redeemed, refresh_insert, refresh_redeem};
+use crate::store::user::Login;
 use crate::store::{self, Tx};
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
@@ -32,70 +35,127 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(validate_node))
 }
 
-/// The body of `POST /token/user`. A code is taken as text or number.
+/// The body of `POST /token/user`.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct UserLogIn {
     username: String,
     password: Secret,
-    #[serde(default, rename = "mfa_code")]
-    _mfa_code: Option<Value>,
+    #[serde(default)]
+    mfa_code: Option<Code>,
+}
+
+/// The code of a second factor. It is taken as text or number, as whoever calls a stock client gave it.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected a code as text or number")]
+enum Code {
+    Text(String),
+    Number(u64),
+}
+
+impl Code {
+    /// The digits, if there are any.
+    fn read(self) -> Result<Option<String>, Problem> {
+        let text = match self {
+            // Numbers lose the zeros they begin with.
+            Self::Number(number) => format!("{number:06}"),
+            Self::Text(text) => text,
+        };
+        check_length("mfa_code", &text, 0, 10)?;
+        let digits: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        Ok((!digits.is_empty()).then_some(digits))
+    }
+}
+
+/// What sets up an authenticator (contract A.3).
+#[derive(Serialize, ToSchema)]
+#[schema(as = SecondFactorSetUp)]
+pub(crate) struct SetUp {
+    /// What to show as a QR code.
+    qr_uri: String,
+    /// The secret in it, for typing it in.
+    otp_secret: String,
+    /// What to do with it.
+    msg: String,
+}
+
+/// What a log-in is answered with when the password is right.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it only describes the answers")]
+enum LogIn {
+    /// Who has shown everything that is needed.
+    Tokens(TokenPair),
+    /// Who has to set up the second factor, and then log in with a code.
+    SetUp(SetUp),
+    /// Who has to log in with a code.
+    CodeDue(CodeDue),
+}
+
+/// The answer that asks for a code.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CodeDue {
+    /// That one is due.
+    msg: &'static str,
+}
+
+/// The answer that shows somebody how to set up the second factor.
+pub(crate) fn set_up(state: &AppState, secret: &SharedSecret, username: &str) -> Result<SetUp, Problem> {
+    let uri = state.second_factor().uri(secret, username).map_err(|error| Problem::internal(&error))?;
+    let msg = "Two-factor authentication is obligatory on this server. Please visualize the QR code to set up \
+               authentication, and log in with a code from your authenticator.";
+    Ok(SetUp { qr_uri: uri, otp_secret: secret.0.clone(), msg: msg.into() })
 }
 
 /// Logs a user in. Whatever is wrong, the answer and the work are the same.
 #[utoipa::path(
     post, path = "/token/user", tag = "token",
     request_body = UserLogIn,
-    responses((status = 200, body = TokenPair), (status = 401, description = "Not with these")),
+    responses(
+        (status = 200, body = LogIn),
+        (status = 401, description = "Wrong password or code, no such user, or too many tries"),
+        (status = 429, description = "Too many wrong passwords, keys or codes"),
+    ),
     security(()),
 )]
 #[tracing::instrument(name = "http.token.user", skip_all)]
 async fn log_in_user(
     axum::extract::State(state): axum::extract::State<AppState>,
+    origin: Origin,
     Body(body): Body<UserLogIn>,
 ) -> Result<Response, Problem> {
     let now = state.now();
     check_length("username", &body.username, 1, 128)?;
     check_length("password", body.password.reveal(), 1, 128)?;
-    let known = {
-        let mut tx = state.store().read().await?;
-        store::user::credentials_by_name(tx.conn(), &body.username).await?
-    };
-    let hash = known.as_ref().map(|known| known.password_hash.clone());
-    let right = state.hasher().verify(body.password.reveal().to_owned(), hash).await?;
-    // An account that is not there is tried like one that is.
-    let id = known.map_or(UserId::new(0), |known| known.id);
-    if !count_attempt(&state, id, right, now).await? {
-        tracing::info!(user.id = %id, "a log-in failed");
-        return Err(failed_log_in());
+    let code = body.mfa_code.map_or(Ok(None), Code::read)?;
+    let guess = origin.guess(&state, Some(&body.username), now)?;
+    let (login, wanted) = (Login::Username(&body.username), Wanted::LogIn { code: code.as_deref() });
+    match prove(&state, login, body.password.reveal(), wanted, now).await? {
+        Proof::Refused | Proof::PasswordKnown { .. } => Err(failed_log_in()),
+        Proof::WrongCode => {
+            let text = "Your two-factor authentication code is incorrect!";
+            Err(Problem::unauthorized("wrong_code", text))
+        }
+        // A success by its status: stock clients look for what is in it.
+        Proof::CodeDue => {
+            let msg = "Please include your two-factor authentication code";
+            Ok(Json(CodeDue { msg }).into_response())
+        }
+        Proof::SetUp { secret, username } => Ok(Json(set_up(&state, &secret, &username)?).into_response()),
+        Proof::Right { id, mut tx } => {
+            let answer = issue(&state, &mut tx, ClientType::User, id.get(), None, now).await?;
+            tx.commit().await?;
+            guess.was_right();
+            tracing::info!(user.id = %id, "user logged in");
+            Ok(answer)
+        }
     }
-    let mut tx = state.store().write().await?;
-    let answer = issue(&state, &mut tx, ClientType::User, id.get(), None, now).await?;
-    tx.commit().await?;
-    tracing::info!(user.id = %id, "user logged in");
-    Ok(answer)
 }
 
-fn failed_log_in() -> Problem {
+/// The answer to every log-in that fails.
+pub(crate) fn failed_log_in() -> Problem {
     Problem::unauthorized("log_in_failed", "Failed to login")
-}
-
-/// Counts a try with a password; whether it lets the user in. A locked account lets nobody in. Every try costs one
-/// durable write, so that its time tells nothing.
-pub(crate) async fn count_attempt(state: &AppState, id: UserId, right: bool, now: Time) -> Result<bool, Problem> {
-    let mut tx = state.store().write().await?;
-    // Read again: others may have tried meanwhile.
-    let known = store::user::credentials_fetch(tx.conn(), id).await?;
-    let after = known.and_then(|known| known.attempts.after(right, now));
-    match after {
-        Some(after) => store::user::attempts_put(&mut tx, id, after).await?,
-        None => store::user::decoy_put(&mut tx, now).await?,
-    }
-    tx.commit().await?;
-    if after.is_some_and(|after| after.is_locked(now)) {
-        tracing::warn!(user.id = %id, "user locked after too many wrong passwords");
-    }
-    Ok(right && after.is_some())
 }
 
 /// The body of `POST /token/node`.
@@ -109,23 +169,30 @@ struct NodeLogIn {
 #[utoipa::path(
     post, path = "/token/node", tag = "token",
     request_body = NodeLogIn,
-    responses((status = 200, body = TokenPair), (status = 401, description = "Not with these")),
+    responses(
+        (status = 200, body = TokenPair),
+        (status = 401, description = "Not with these"),
+        (status = 429, description = "Too many wrong passwords, keys or codes"),
+    ),
     security(()),
 )]
 #[tracing::instrument(name = "http.token.node", skip_all)]
 async fn log_in_node(
     axum::extract::State(state): axum::extract::State<AppState>,
+    origin: Origin,
     Body(body): Body<NodeLogIn>,
 ) -> Result<Response, Problem> {
     let now = state.now();
     let key = Uuid::parse_str(body.api_key.reveal()).map_err(|_| Problem::field("api_key", "Not a valid UUID."))?;
     let hash = secret::hash(&key.to_string());
+    let guess = origin.guess(&state, None, now)?;
     let mut tx = state.store().write().await?;
     let Some(id) = store::node::node_by_api_key(tx.conn(), &hash).await? else {
         return Err(Problem::unauthorized("unknown_api_key", "Api key is not recognized!"));
     };
     let answer = issue(&state, &mut tx, ClientType::Node, id.get(), None, now).await?;
     tx.commit().await?;
+    guess.was_right();
     tracing::info!(node.id = %id, "node logged in");
     Ok(answer)
 }
@@ -133,16 +200,26 @@ async fn log_in_node(
 /// Turns a refresh token into a new pair. Each is good once; a second use ends everything that came of its log-in.
 #[utoipa::path(
     post, path = "/token/refresh", tag = "token",
-    responses((status = 200, body = TokenPair)),
+    responses(
+        (status = 200, body = TokenPair),
+        (status = 429, description = "Too many wrong passwords, keys or codes"),
+    ),
     security(("refresh" = [])),
 )]
 #[tracing::instrument(name = "http.token.refresh", skip_all)]
 async fn refresh(
     axum::extract::State(state): axum::extract::State<AppState>,
+    origin: Origin,
     parts: request::Parts,
 ) -> Result<Response, Problem> {
     let now = state.now();
-    let (subject, token_id) = state.tokens().verify_refresh(bearer(&parts)?, now)?;
+    let guess = origin.guess(&state, None, now)?;
+    let verified = state.tokens().verify_refresh(bearer(&parts)?, now);
+    // What we signed was not guessed.
+    if !matches!(verified, Err(TokenError::Signature | TokenError::Malformed)) {
+        guess.was_right();
+    }
+    let (subject, token_id) = verified?;
     let Subject::Entity(kind, id) = subject else { return Err(used_refresh_token()) };
     let mut tx = state.store().write().await?;
     match refresh_redeem(&mut tx, &token_id, id, now).await? {

@@ -18,7 +18,9 @@ use super::AppState;
 use super::answer::Message;
 use super::body::{Body, check_length};
 use super::caller::{Caller, Visitor};
+use super::log_in::{Proof, Wanted, prove};
 use super::openapi::sortable;
+use super::origin::Origin;
 use super::page::PageRequest;
 use super::params::Params;
 use super::path::Id;
@@ -32,7 +34,7 @@ use crate::authz::rule::RuleSet;
 use crate::config::Secret;
 use crate::store::filter::Filter;
 use crate::store::identity::user_rights;
-use crate::store::user::{self as store, Rights, UserDetails, UserRecord};
+use crate::store::user::{self as store, Login, Rights, UserDetails, UserRecord};
 
 const COLUMNS: Columns = Columns {
     organization: "user_account.organization_id = ?",
@@ -332,31 +334,40 @@ struct PasswordChange {
 #[utoipa::path(
     patch, path = "/password/change", tag = "user",
     request_body = PasswordChange,
-    responses((status = 200, body = Message)),
+    responses(
+        (status = 200, body = Message),
+        (status = 429, description = "Too many wrong passwords, keys or codes"),
+    ),
     security(("user" = [])),
 )]
 #[tracing::instrument(name = "http.user.change_password", skip_all)]
-async fn change_password(visitor: Visitor, Body(change): Body<PasswordChange>) -> Result<Json<Message>, Problem> {
-    let mut caller = visitor.begin_read().await?;
+async fn change_password(
+    visitor: Visitor,
+    origin: Origin,
+    Body(change): Body<PasswordChange>,
+) -> Result<Json<Message>, Problem> {
+    let caller = visitor.begin_read().await?;
     let Some(id) = caller.actor.user() else { return Err(Problem::permission()) };
     caller.permit::<ChangePassword>(id, &Target::anywhere().owned_by(Some(id)))?;
-    let known = crate::store::user::credentials_fetch(caller.tx.conn(), id).await?;
     drop(caller);
 
     let (current, new) = (change.current_password.reveal(), change.new_password.reveal());
     check_length("current_password", current, 1, 128)?;
     check_policy(new).map_err(|why| Problem::bad_request("weak_password", why.to_string()))?;
-    let hasher = visitor.state.hasher();
-    let right = hasher.verify(current.to_owned(), known.map(|known| known.password_hash)).await?;
-    super::token::count_attempt(&visitor.state, id, right, visitor.now)
-        .await?
-        .then_some(())
-        .ok_or_else(|| Problem::unauthorized("wrong_password", "Your current password is not correct!"))?;
+    let (state, now) = (&visitor.state, visitor.now);
+    let guess = origin.guess(state, Some(&format!("user {id}")), now)?;
+    match prove(state, Login::Id(id), current, Wanted::Password, now).await? {
+        Proof::Right { tx, .. } => tx.commit().await?,
+        Proof::Refused | Proof::WrongCode | Proof::CodeDue | Proof::PasswordKnown { .. } | Proof::SetUp { .. } => {
+            return Err(Problem::unauthorized("wrong_password", "Your current password is not correct!"));
+        }
+    }
+    guess.was_right();
     if current == new {
         let text = "New password is the same as current password!";
         return Err(Problem::bad_request("same_password", text));
     }
-    let hash = hasher.hash(new.to_owned()).await?;
+    let hash = state.hasher().hash(new.to_owned()).await?;
     let mut caller = visitor.begin_write().await?;
     let permit = caller.permit::<ChangePassword>(id, &Target::anywhere().owned_by(Some(id)))?;
     store::password_replace(&mut caller.tx, permit, &hash).await?;

@@ -17,16 +17,19 @@ pub(crate) enum Bell {
     Event,
     /// A node told how it is reached.
     Peer,
+    /// There is mail to be sent.
+    Mail,
 }
 
 impl Bell {
-    pub(super) const ALL: [Self; 2] = [Self::Event, Self::Peer];
+    pub(super) const ALL: [Self; 3] = [Self::Event, Self::Peer, Self::Mail];
 
     /// Rings elsewhere once the transaction is committed.
     pub(super) fn notify_sql(self) -> &'static str {
         match self {
             Self::Event => "NOTIFY twinmesh, 'event'",
             Self::Peer => "NOTIFY twinmesh, 'peer'",
+            Self::Mail => "NOTIFY twinmesh, 'mail'",
         }
     }
 
@@ -34,6 +37,7 @@ impl Bell {
         match payload {
             "event" => Some(Self::Event),
             "peer" => Some(Self::Peer),
+            "mail" => Some(Self::Mail),
             _ => None,
         }
     }
@@ -69,6 +73,7 @@ impl Bells {
         match bell {
             Bell::Event => &self.0[0],
             Bell::Peer => &self.0[1],
+            Bell::Mail => &self.0[2],
         }
     }
 

@@ -7,6 +7,7 @@ use super::{Result, StoreError};
 const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../migrations/0001_base.sql")),
     (2, include_str!("../../migrations/0002_instance.sql")),
+    (3, include_str!("../../migrations/0003_recovery.sql")),
     (4, include_str!("../../migrations/0004_object.sql")),
     (6, include_str!("../../migrations/0006_history.sql")),
 ];

@@ -8,6 +8,7 @@ use twinmesh_protocol::time::Time;
 use super::filter::{self, Filter};
 use super::{Result, Tx, expect_one, removal, time};
 use crate::authn::lockout::Attempts;
+use crate::authn::two_factor::{Enrolled, SharedSecret};
 use crate::authz::Permit;
 use crate::authz::action::{ChangePassword, CreateUser, DeleteUser, EditUser};
 use crate::authz::grant::{Granted, GrantedRoles};
@@ -39,8 +40,18 @@ pub(crate) struct UserDetails {
 #[derive(Debug, Clone)]
 pub(crate) struct Credentials {
     pub(crate) id: UserId,
+    pub(crate) username: String,
     pub(crate) password_hash: String,
     pub(crate) attempts: Attempts,
+    pub(crate) second_factor: Enrolled,
+}
+
+/// By what somebody says who they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Login<'a> {
+    Id(UserId),
+    Username(&'a str),
+    Email(&'a str),
 }
 
 /// What a user gets: roles, and rules besides.
@@ -126,25 +137,73 @@ pub(crate) async fn user_names_taken(
     Ok(by_email.map(|_| "email"))
 }
 
-pub(crate) async fn credentials_by_name(conn: &mut AnyConnection, username: &str) -> Result<Option<Credentials>> {
-    let sql = "SELECT id, password_hash, failed_login_attempts, last_login_attempt FROM user_account \
-               WHERE username = $1";
-    let row = sqlx::query(sql).bind(username).fetch_optional(conn).await?;
-    row.as_ref().map(credentials).transpose()
-}
-
-pub(crate) async fn credentials_fetch(conn: &mut AnyConnection, id: UserId) -> Result<Option<Credentials>> {
-    let sql = "SELECT id, password_hash, failed_login_attempts, last_login_attempt FROM user_account WHERE id = $1";
-    let row = sqlx::query(sql).bind(id.get()).fetch_optional(conn).await?;
-    row.as_ref().map(credentials).transpose()
+pub(crate) async fn credentials_fetch(conn: &mut AnyConnection, login: Login<'_>) -> Result<Option<Credentials>> {
+    let mut filter = Filter::default();
+    match login {
+        Login::Id(id) => filter.and_equal("id", Some(id.get())),
+        Login::Username(name) => filter.and("username = ?", [name.into()]),
+        Login::Email(email) => filter.and("LOWER(email) = LOWER(?)", [email.into()]),
+    }
+    let columns = "id, username, password_hash, failed_login_attempts, last_login_attempt, otp_secret, otp_last_step";
+    let rows = filter::all(conn, columns, "user_account", &filter, "id").await?;
+    rows.first().map(credentials).transpose()
 }
 
 fn credentials(row: &AnyRow) -> Result<Credentials> {
     Ok(Credentials {
         id: UserId::new(row.try_get(0)?),
-        password_hash: row.try_get(1)?,
-        attempts: Attempts { failed: row.try_get(2)?, last: time(row.try_get(3)?) },
+        username: row.try_get(1)?,
+        password_hash: row.try_get(2)?,
+        attempts: Attempts { failed: row.try_get(3)?, last: time(row.try_get(4)?) },
+        second_factor: Enrolled {
+            secret: row.try_get::<Option<String>, _>(5)?.map(SharedSecret),
+            last_step: row.try_get(6)?,
+        },
     })
+}
+
+/// A hash by bcrypt, while any account has one.
+pub(crate) async fn any_bcrypt(conn: &mut AnyConnection) -> Result<Option<String>> {
+    let sql = "SELECT password_hash FROM user_account WHERE substr(password_hash, 1, 2) = '$2' LIMIT 1";
+    let row = sqlx::query(sql).fetch_optional(conn).await?;
+    row.map(|row| Ok(row.try_get(0)?)).transpose()
+}
+
+/// Puts a hash of the same password in an old one's place, unless that is gone by now.
+pub(crate) async fn password_rehash(tx: &mut Tx, id: UserId, old: &str, new: &str) -> Result<()> {
+    sqlx::query("UPDATE user_account SET password_hash = $1 WHERE id = $2 AND password_hash = $3")
+        .bind(new)
+        .bind(id.get())
+        .bind(old)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// Gives a user another secret for the second factor, to be proved by a first code.
+pub(crate) async fn second_factor_replace(tx: &mut Tx, id: UserId, secret: &SharedSecret) -> Result<()> {
+    let done = sqlx::query("UPDATE user_account SET otp_secret = $1, otp_last_step = NULL WHERE id = $2")
+        .bind(&secret.0)
+        .bind(id.get())
+        .execute(tx.conn())
+        .await?;
+    expect_one(done.rows_affected())
+}
+
+/// Remembers the time step of a code that was accepted.
+pub(crate) async fn second_factor_used(tx: &mut Tx, id: UserId, step: i64) -> Result<()> {
+    let done = sqlx::query("UPDATE user_account SET otp_last_step = $1 WHERE id = $2")
+        .bind(step)
+        .bind(id.get())
+        .execute(tx.conn())
+        .await?;
+    expect_one(done.rows_affected())
+}
+
+/// Ends every log-in of a user once the tokens in use end: none is renewed.
+pub(crate) async fn log_ins_end(tx: &mut Tx, id: UserId) -> Result<()> {
+    sqlx::query("DELETE FROM refresh_token WHERE owner_id = $1").bind(id.get()).execute(tx.conn()).await?;
+    Ok(())
 }
 
 /// Remembers a try to log in.
@@ -214,6 +273,15 @@ pub(crate) async fn user_update(
     rights: Option<&Rights>,
 ) -> Result<()> {
     let id = permit.subject();
+    // What was mailed to another address opens nothing any more.
+    sqlx::query(
+        "DELETE FROM recovery_token WHERE user_id = $1 \
+         AND user_id IN (SELECT id FROM user_account WHERE COALESCE(email, '') <> $2)",
+    )
+    .bind(id.get())
+    .bind(details.email.as_deref().unwrap_or_default())
+    .execute(tx.conn())
+    .await?;
     let done =
         sqlx::query("UPDATE user_account SET username = $1, firstname = $2, lastname = $3, email = $4 WHERE id = $5")
             .bind(&details.username)
@@ -252,15 +320,15 @@ async fn rights_replace(tx: &mut Tx, id: UserId, rights: &Rights) -> Result<()> 
 
 /// Sets another password. Whoever logged in with the old one has to log in again once their token ends.
 pub(crate) async fn password_replace(tx: &mut Tx, permit: Permit<ChangePassword>, password_hash: &str) -> Result<()> {
-    let id = permit.subject().get();
+    let id = permit.subject();
     let done = sqlx::query("UPDATE user_account SET password_hash = $1, failed_login_attempts = 0 WHERE id = $2")
         .bind(password_hash)
-        .bind(id)
+        .bind(id.get())
         .execute(tx.conn())
         .await?;
     expect_one(done.rows_affected())?;
-    sqlx::query("DELETE FROM refresh_token WHERE owner_id = $1").bind(id).execute(tx.conn()).await?;
-    Ok(())
+    sqlx::query("DELETE FROM recovery_token WHERE user_id = $1").bind(id.get()).execute(tx.conn()).await?;
+    log_ins_end(tx, id).await
 }
 
 /// What would go with a user, in words; nothing when they stand alone.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use sqlx::postgres::PgConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 use twinmesh_coordinator::config::{DatabaseConfig, Secret, Synchronous};
 
@@ -54,6 +55,26 @@ async fn new_schema() -> String {
 
 fn server() -> String {
     std::env::var(VARIABLE).unwrap()
+}
+
+/// One text of a coordinator's database.
+pub(crate) async fn text(directory: &Path, sql: &'static str) -> Option<String> {
+    let row = match database(directory).await.url {
+        Some(url) => {
+            let mut connection = PgConnection::connect(url.reveal()).await.unwrap();
+            let row = sqlx::query_scalar(sql).fetch_optional(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+            row
+        }
+        None => {
+            let options = SqliteConnectOptions::new().filename(directory.join("coordinator.sqlite"));
+            let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+            let row = sqlx::query_scalar(sql).fetch_optional(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+            row
+        }
+    };
+    row.flatten()
 }
 
 /// Ends every connection to the database of a coordinator with this data directory.

@@ -1,12 +1,15 @@
 //! Logging in and staying so (contract A.2, A.3).
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::http::Method;
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
+use twinmesh_coordinator::config::{RootConfig, Secret};
 
-use crate::ledger::federation::{Answer, Federation, id};
+use crate::database::text;
+use crate::ledger::federation::{Answer, DEADLINE, Federation, id};
 
 const PASSWORD: &str = "Correct-Horse-1";
 const SECOND: i64 = 1_000_000;
@@ -185,4 +188,43 @@ async fn a_role_that_is_taken_away_counts_no_more_at_once() {
     federation.get(&token, "/node").await.expect(401);
     federation.delete(&federation.root, &format!("/user/{user}")).await.expect(200);
     federation.get(&token, &format!("/user/{user}")).await.expect(401);
+}
+
+#[tokio::test]
+async fn a_hash_by_bcrypt_lets_its_user_in_and_is_replaced_by_ours() {
+    let hash = bcrypt::hash(PASSWORD, 4).unwrap();
+    let federation = Federation::bare(|config| {
+        config.root = RootConfig { password_hash: Some(Secret::new(hash)), ..RootConfig::default() };
+    })
+    .await;
+    log_in(&federation, "root", "wrong").await.expect(401);
+    let stored = || text(federation.directory.path(), "SELECT password_hash FROM user_account WHERE username = 'root'");
+    assert!(stored().await.unwrap().starts_with("$2b$"));
+    // Also those who have no account, or one of ours, are checked while there is such a hash.
+    log_in(&federation, "nobody", PASSWORD).await.expect(401);
+    log_in(&federation, "root", PASSWORD).await.expect(200);
+    let replaced = tokio::time::timeout(DEADLINE, async {
+        while !stored().await.unwrap().starts_with("$argon2id$") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    replaced.await.expect("the hash is replaced");
+    log_in(&federation, "root", "wrong").await.expect(401);
+    log_in(&federation, "root", PASSWORD).await.expect(200);
+}
+
+#[tokio::test]
+async fn the_settings_say_how_many_wrong_passwords_lock_and_for_how_long() {
+    let federation = Federation::with(1, false, |config| {
+        config.password.max_failed_attempts = 2;
+        config.password.locked_for = "1m".parse().unwrap();
+    })
+    .await;
+    federation.add_user("somebody", 1, &[]).await;
+    for _ in 0..2 {
+        log_in(&federation, "somebody", "wrong").await.expect(401);
+    }
+    log_in(&federation, "somebody", PASSWORD).await.expect(401);
+    federation.clock.fetch_add(60 * SECOND, Ordering::Relaxed);
+    log_in(&federation, "somebody", PASSWORD).await.expect(200);
 }

@@ -75,6 +75,28 @@ async fn a_weak_password_is_refused_before_anything_is_made() {
 }
 
 #[tokio::test]
+async fn the_first_password_may_come_as_a_hash() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut wrong = config(directory.path()).await;
+    wrong.root.password_hash = Some(Secret::new("Correct-Horse-1"));
+    let error = Coordinator::start(wrong).await.unwrap_err();
+    assert!(matches!(error, StartError::RootPassword { .. }) && error.to_string().contains("argon2id"), "{error}");
+
+    // As stock servers are told.
+    let (data, file) = (directory.path().join("data"), directory.path().join("hash"));
+    std::fs::write(&file, format!("{}\n", bcrypt::hash("Correct-Horse-1", 4).unwrap())).unwrap();
+    let mut command = program(&["start", "--data-dir", data.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    if let Some(url) = database(directory.path()).await.url {
+        command.env("COORDINATOR__DATABASE__URL", url.reveal());
+    }
+    let _running = command.env("V6_INIT_SUPER_PASS_HASHED_FILE", &file).spawn().unwrap();
+    let url = ready(&data.join("coordinator.json")).await["url"].as_str().unwrap().to_owned();
+    let host = url.trim_start_matches("http://").trim_end_matches("/api");
+    assert!(log_in(host, "Correct-Horse-1").await.starts_with("HTTP/1.1 200"));
+    assert!(!data.join("root-password").exists());
+}
+
+#[tokio::test]
 async fn a_second_process_on_the_same_directory_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let running = start(directory.path()).await;
@@ -118,6 +140,17 @@ fn program(arguments: &[&str]) -> tokio::process::Command {
     command
 }
 
+/// What a coordinator that runs tells of itself.
+async fn ready(path: &Path) -> Value {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !path.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    waited.await.expect("the coordinator becomes ready");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
 #[tokio::test]
 async fn the_program_starts_refuses_a_second_one_and_stops_when_told() {
     let directory = tempfile::tempdir().unwrap();
@@ -128,13 +161,8 @@ async fn the_program_starts_refuses_a_second_one_and_stops_when_told() {
         command.env("COORDINATOR__DATABASE__URL", url.reveal());
     }
     let mut running = command.env("TWINMESH_ROOT_PASSWORD", "Correct-Horse-1").spawn().unwrap();
-    let ready = data.join("coordinator.json");
-    let waited = tokio::time::timeout(Duration::from_secs(20), async {
-        while !ready.exists() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    waited.await.expect("the coordinator becomes ready");
+    let path = data.join("coordinator.json");
+    ready(&path).await;
     assert!(!data.join("root-password").exists());
 
     let second = program(&start).output().await.unwrap();
@@ -146,7 +174,7 @@ async fn the_program_starts_refuses_a_second_one_and_stops_when_told() {
     assert!(told.success());
     let ended = tokio::time::timeout(Duration::from_secs(2), running.wait()).await.unwrap().unwrap();
     assert_eq!(ended.code(), Some(0));
-    assert!(!ready.exists());
+    assert!(!path.exists());
 }
 
 #[tokio::test]

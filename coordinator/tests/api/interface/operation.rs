@@ -7,12 +7,16 @@ use super::world::{Kind, Thing, task_body};
 use crate::ledger::federation::{IMAGE, PASSWORD};
 
 /// Operations that ask for no token of a user, node or container.
-pub(crate) const PUBLIC: [(Method, &str); 8] = [
+pub(crate) const PUBLIC: [(Method, &str); 12] = [
     (Method::GET, "/api/docs"),
     (Method::GET, "/api/health"),
     (Method::GET, "/api/openapi.json"),
     (Method::GET, "/api/version"),
     (Method::GET, "/robots.txt"),
+    (Method::POST, "/api/recover/2fa/lost"),
+    (Method::POST, "/api/recover/2fa/reset"),
+    (Method::POST, "/api/recover/lost"),
+    (Method::POST, "/api/recover/reset"),
     (Method::POST, "/api/token/node"),
     (Method::POST, "/api/token/refresh"),
     (Method::POST, "/api/token/user"),

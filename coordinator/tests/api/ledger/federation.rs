@@ -97,15 +97,33 @@ impl Federation {
     }
 
     async fn since(start: i64, members: usize, encrypted: bool, settings: impl FnOnce(&mut Config)) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let database = database(directory.path()).await;
-        let mut federation = Self::empty(directory, database, start, settings).await;
+        let mut federation = Self::alone(start, settings).await;
         federation.root = federation.log_in("root").await;
         let organizations = federation.add_organizations("member", members).await;
         let (collaboration, members) = federation.add_collaboration("main", &organizations, encrypted).await;
         federation.collaboration = collaboration;
         federation.members = members;
         federation
+    }
+
+    /// A coordinator that nobody has asked for anything, with the user `root` and nobody else.
+    pub(crate) async fn bare(settings: impl FnOnce(&mut Config)) -> Self {
+        Self::alone(START, settings).await
+    }
+
+    async fn alone(start: i64, settings: impl FnOnce(&mut Config)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let database = database(directory.path()).await;
+        Self::empty(directory, database, start, settings).await
+    }
+
+    /// The same after its coordinator ended, with other settings.
+    pub(crate) async fn reopened(self, settings: impl FnOnce(&mut Config)) -> Self {
+        let Self { root, collaboration, members, clock, directory, coordinator, router } = self;
+        drop((coordinator, router));
+        let database = database(directory.path()).await;
+        let other = Self::empty(directory, database, clock.load(Ordering::Relaxed), settings).await;
+        Self { root, collaboration, members, ..other }
     }
 
     /// Another coordinator on the same database, with the members of this one.
@@ -119,7 +137,6 @@ impl Federation {
         other
     }
 
-    /// A coordinator that nobody has asked for anything.
     async fn empty(
         directory: TempDir,
         database: DatabaseConfig,

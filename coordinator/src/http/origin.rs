@@ -1,0 +1,113 @@
+//! Where a request comes from, and how often it may guess.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use twinmesh_protocol::time::Time;
+
+use super::AppState;
+use super::problem::Problem;
+use crate::authn::limiter::Key;
+use crate::config::Network;
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// Where a request comes from; nobody knows for one that came by no network.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    address: Option<IpAddr>,
+}
+
+impl Origin {
+    /// Begins to check a secret: charges a guess to the origin and, where it is for one, to the account by the name it
+    /// is asked for.
+    pub(crate) fn guess(self, state: &AppState, account: Option<&str>, now: Time) -> Result<Guess, Problem> {
+        let keys: Vec<Key> = self.address.map(Key::address).into_iter().chain(account.map(Key::account)).collect();
+        match state.limiter().charge(&keys, now) {
+            Ok(()) => Ok(Guess { state: state.clone(), keys, now }),
+            Err(wait) => {
+                tracing::debug!(wait_s = wait.as_secs(), "too many guesses");
+                Err(Problem::too_many(wait))
+            }
+        }
+    }
+}
+
+impl FromRequestParts<AppState> for Origin {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Infallible> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+        Ok(Self { address: peer.map(|peer| behind(peer, &parts.headers, state.trusted_proxies())) })
+    }
+}
+
+/// A guess that was charged. Dropped without being [`Guess::was_right`], it counts.
+#[derive(Debug)]
+pub(crate) struct Guess {
+    state: AppState,
+    keys: Vec<Key>,
+    now: Time,
+}
+
+impl Guess {
+    /// It was none: they knew.
+    pub(crate) fn was_right(self) {
+        self.state.limiter().forgive(&self.keys, self.now);
+    }
+}
+
+/// The address for which a connection speaks. Each proxy adds, at the end, whom it heard from; what stands before the
+/// last one that is not ours anybody may have written.
+fn behind(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+    let is_ours = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
+    let mut speaker = peer.to_canonical();
+    let told: Vec<&str> = headers
+        .get_all(FORWARDED_FOR)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .collect();
+    for text in told.into_iter().rev() {
+        if !is_ours(speaker) {
+            break;
+        }
+        let Some(address) = read(text.trim()) else { break };
+        speaker = address;
+    }
+    speaker
+}
+
+/// An address as proxies write it, some with the port.
+fn read(text: &str) -> Option<IpAddr> {
+    let address = text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()));
+    address.map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_proxies_of_ours_are_believed() {
+        let trusted = ["127.0.0.1".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+        for (peer, told, origin) in [
+            ("192.0.2.1", "198.51.100.7", "192.0.2.1"),
+            ("127.0.0.1", "198.51.100.7", "198.51.100.7"),
+            ("127.0.0.1", "203.0.113.9, 198.51.100.7", "198.51.100.7"),
+            ("127.0.0.1", "198.51.100.7, 10.1.2.3", "198.51.100.7"),
+            ("127.0.0.1", "198.51.100.7:4711", "198.51.100.7"),
+            ("127.0.0.1", "[2001:db8::7]:4711", "2001:db8::7"),
+            ("127.0.0.1", "nonsense", "127.0.0.1"),
+            ("127.0.0.1", "203.0.113.9, nonsense, 10.1.2.3", "10.1.2.3"),
+            ("::ffff:127.0.0.1", "198.51.100.7", "198.51.100.7"),
+        ] {
+            let headers = HeaderMap::from_iter([(FORWARDED_FOR.parse().unwrap(), told.parse().unwrap())]);
+            let found = behind(peer.parse().unwrap(), &headers, &trusted);
+            assert_eq!(found, origin.parse::<IpAddr>().unwrap(), "{peer} {told}");
+        }
+    }
+}
