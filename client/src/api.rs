@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use twinmesh_protocol::wire::{Page, Problem, TokenPair};
 use url::Url;
 
-pub use error::{ApiError, Refusal};
+pub use error::{ApiError, Refusal, SecondFactorSetUp};
 pub use object::{ObjectReader, ObjectSource};
 pub use resources::{Query, TaskFilter};
 use session::Session;

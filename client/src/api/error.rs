@@ -1,3 +1,6 @@
+use std::fmt;
+
+use serde::Deserialize;
 use twinmesh_protocol::id::ObjectId;
 use twinmesh_protocol::wire::{FieldErrors, Problem};
 
@@ -71,6 +74,24 @@ pub enum ApiError {
         /// The coordinator's words.
         msg: String,
     },
+    /// The log-in wants a second factor, which has to be set up first. Its `Debug` shows no secret.
+    #[error("two-factor authentication has to be set up")]
+    SecondFactorSetUp(SecondFactorSetUp),
+}
+
+/// What sets up an authenticator.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+pub struct SecondFactorSetUp {
+    /// What to show as a QR code.
+    pub qr_uri: String,
+    /// The secret in it, for typing it in.
+    pub otp_secret: String,
+}
+
+impl fmt::Debug for SecondFactorSetUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecondFactorSetUp([redacted])")
+    }
 }
 
 /// An error as the coordinator tells it (RFC 9457 with the contract's `msg`).
@@ -134,7 +155,8 @@ impl ApiError {
             | Self::Interrupted { .. }
             | Self::Unexpected { .. }
             | Self::PayloadTooLarge { .. }
-            | Self::SecondFactor { .. } => None,
+            | Self::SecondFactor { .. }
+            | Self::SecondFactorSetUp(_) => None,
         }
     }
 
@@ -156,7 +178,8 @@ impl ApiError {
             | Self::Unexpected { .. }
             | Self::PayloadTooLarge { .. }
             | Self::NotLoggedIn { .. }
-            | Self::SecondFactor { .. } => false,
+            | Self::SecondFactor { .. }
+            | Self::SecondFactorSetUp(_) => false,
         }
     }
 
@@ -183,7 +206,8 @@ impl ApiError {
             | Self::Setup(_)
             | Self::Unexpected { .. }
             | Self::PayloadTooLarge { .. }
-            | Self::SecondFactor { .. } => None,
+            | Self::SecondFactor { .. }
+            | Self::SecondFactorSetUp(_) => None,
         }
     }
 }

@@ -13,7 +13,7 @@ use twinmesh_protocol::wire::{
 };
 
 use super::session::last_id;
-use super::{Api, ApiError, NO_BODY};
+use super::{Api, ApiError, NO_BODY, SecondFactorSetUp};
 
 /// The header under which a coordinator recognises a task that it has recorded already.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -72,7 +72,8 @@ impl Api {
     /// Logs a user in; later requests are theirs.
     ///
     /// # Errors
-    /// 401 when name and password do not fit, and as every request.
+    /// 401 when name and password do not fit, [`ApiError::SecondFactor`] when a code is due,
+    /// [`ApiError::SecondFactorSetUp`] when an authenticator has to be set up first, and as every request.
     pub async fn log_in_user(
         &self,
         username: &str,
@@ -89,6 +90,7 @@ impl Api {
                 self.inner.session.replace(tokens.clone()).await;
                 Ok(tokens)
             }
+            LogIn::SetUp(set_up) => Err(ApiError::SecondFactorSetUp(set_up)),
             LogIn::SecondFactor { msg } => Err(ApiError::SecondFactor { msg }),
         }
     }
@@ -141,6 +143,7 @@ impl Api {
 #[serde(untagged)]
 enum LogIn {
     Tokens(TokenPair),
+    SetUp(SecondFactorSetUp),
     SecondFactor { msg: String },
 }
 

@@ -3,8 +3,10 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
 use serde_json::json;
-use twinmesh_protocol::wire::{Many, Node};
+use twinmesh_protocol::wire::{Many, Node, TokenPair};
 use url::Url;
 
 use super::Context;
@@ -13,7 +15,7 @@ use super::exit::{CliError, Exit};
 use super::home::LogIn;
 use super::output::{Style, note};
 use super::table::{Cell, clean};
-use crate::api::{Api, ApiError};
+use crate::api::{Api, ApiError, SecondFactorSetUp};
 use crate::key::{KeyFileError, read_private_key};
 use crate::pins::shown_key;
 
@@ -43,20 +45,49 @@ pub(super) async fn log_in(context: &Context<'_>, login: Login) -> anyhow::Resul
         note("warning: http sends the password in the clear; use https for any coordinator on another machine");
     }
     let password = password(login.password_stdin, "TWINMESH_PASSWORD", "Password: ")?;
-    let log_in = api.log_in_user(&kept.username, &password, login.mfa_code.as_deref()).await;
-    let tokens = log_in.map_err(|error| match error {
-        ApiError::SecondFactor { .. } => anyhow::Error::new(CliError::Usage {
-            what: error.to_string(),
-            hint: "give the code of your authenticator with --mfa-code",
-        }),
-        error => anyhow::Error::new(error).context(format!("cannot log in as `{}`", kept.username)),
-    })?;
+    let tokens = with_second_factor(&api, &kept.username, &password, login.mfa_code).await?;
     kept.tokens = Some(tokens);
     context.home.keep(&kept)?;
     context.output.say(format_args!("Logged in as {} at {}.", clean(&kept.username), kept.server));
     if context.output.json {
         context.output.json(&json!({"server": kept.server, "username": kept.username}))?;
     }
+    Ok(())
+}
+
+/// Logs in, with a code of the second factor where the coordinator wants one.
+async fn with_second_factor(
+    api: &Api,
+    username: &str,
+    password: &str,
+    mut code: Option<String>,
+) -> anyhow::Result<TokenPair> {
+    const HINT: &str = "give the code of your authenticator with --mfa-code";
+    loop {
+        match api.log_in_user(username, password, code.as_deref()).await {
+            Ok(tokens) => return Ok(tokens),
+            Err(ApiError::SecondFactorSetUp(set_up)) => show(&set_up)?,
+            // Asked for below; a coordinator that was given one does not ask again.
+            Err(ApiError::SecondFactor { .. }) if code.is_none() => {}
+            Err(error) => return Err(anyhow::Error::new(error).context(format!("cannot log in as `{username}`"))),
+        }
+        let digits = ask("Code of your authenticator", ": ", HINT)?;
+        code = Some(digits).filter(|digits| !digits.is_empty());
+        if code.is_none() {
+            return Err(CliError::Usage { what: "the log-in needs a code".into(), hint: HINT }.into());
+        }
+    }
+}
+
+/// Shows what an authenticator has to know.
+fn show(set_up: &SecondFactorSetUp) -> anyhow::Result<()> {
+    let picture = QrCode::new(&set_up.qr_uri).context("cannot draw the QR code")?;
+    // Light on dark, as most terminals are; authenticators read either.
+    let picture = picture.render().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
+    note("this coordinator wants a second factor: scan the code with an authenticator app");
+    note(&picture);
+    note(&format!("or type its secret in: {}", clean(&set_up.otp_secret)));
+    note("then log in with the code that it shows");
     Ok(())
 }
 

@@ -134,7 +134,7 @@ pub(super) struct Login {
     /// Read the password from stdin (else from TWINMESH_PASSWORD, else asked for)
     #[arg(long)]
     pub(super) password_stdin: bool,
-    /// The code of the second factor, where the coordinator wants one
+    /// The code of my authenticator, where the coordinator wants one; asked for on a terminal if not given
     #[arg(long, value_name = "CODE")]
     pub(super) mfa_code: Option<String>,
     /// A further authority for the coordinator's TLS certificate (PEM)

@@ -77,7 +77,9 @@ pub(super) fn judge(error: &anyhow::Error) -> (Exit, Option<String>) {
 fn api_exit(error: &ApiError) -> Exit {
     match error {
         ApiError::Unreachable { .. } | ApiError::Interrupted { .. } => Exit::Unreachable,
-        ApiError::NotLoggedIn { .. } | ApiError::SecondFactor { .. } => Exit::NotAllowed,
+        ApiError::NotLoggedIn { .. } | ApiError::SecondFactor { .. } | ApiError::SecondFactorSetUp(_) => {
+            Exit::NotAllowed
+        }
         ApiError::Address { .. } => Exit::Usage,
         ApiError::Refused(refusal) => match refusal.status {
             401 | 403 => Exit::NotAllowed,

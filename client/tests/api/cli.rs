@@ -14,6 +14,11 @@ const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/api/cli.snaps
 const SESSION: &str = "\
 status
 login <SERVER>
+login <SERVER> --username grace --password-stdin < correct
+login <SERVER> --username joan --password-stdin < correct
+login <SERVER> --username joan --password-stdin --mfa-code 000000 < correct
+login <SERVER> --username joan --password-stdin --mfa-code 123456 < correct
+logout
 login <SERVER> --username ada --password-stdin < wrong
 login <SERVER> --username ada --password-stdin < correct
 key show
