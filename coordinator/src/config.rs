@@ -1,5 +1,6 @@
 //! Settings: defaults < file (TOML) < environment (`COORDINATOR__TOKENS__ACCESS_FOR`) < flags.
 
+mod algorithm_stores;
 mod mail;
 mod network;
 mod objects;
@@ -13,6 +14,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
+
+pub use self::algorithm_stores::AlgorithmStoresConfig;
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
@@ -82,6 +85,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// The overlay's meeting point and relay.
     pub overlay: OverlayConfig,
+    /// How services that review algorithms are asked.
+    pub algorithm_stores: AlgorithmStoresConfig,
     /// The first user's password, used once, when the database is made.
     pub root: RootConfig,
     /// What happens when passwords and codes are wrong.
@@ -182,6 +187,7 @@ impl Default for Config {
             objects: ObjectsConfig::default(),
             retention: RetentionConfig::default(),
             overlay: OverlayConfig::default(),
+            algorithm_stores: AlgorithmStoresConfig::default(),
             root: RootConfig::default(),
             password: PasswordConfig::default(),
             two_factor: TwoFactorConfig::default(),
@@ -286,6 +292,9 @@ impl Config {
         }
         if self.limits.instance_lease.0 < Duration::from_millis(100) {
             return wrong("limits.instance_lease", "use at least `100ms`");
+        }
+        if let Some((key, why)) = self.algorithm_stores.fault() {
+            return wrong(key, why);
         }
         self.objects.check()?;
         self.retention.check()?;

@@ -4,12 +4,13 @@
 //! * [`authn`] – who somebody is. `authz` – what they may do: one pure decision over the 86 rules.
 //! * `ledger` – what may happen to tasks and runs, purely.
 //! * `store` – all SQL. `objects` – large payloads. `tidy` – what is removed by age. `http` – the v4 contract and our
-//!   additions. `relay` – the overlay's meeting point.
+//!   additions. `relay` – the overlay's meeting point. `algorithm_store` – asks services of others.
 //! * `mail` – what users are told by mail.
 //! * `server` – connections. `files` – the data directory. `doctor` – whether it works, and why not.
 //!
 //! [`Coordinator::start`] runs one within any process.
 
+mod algorithm_store;
 mod ask;
 pub mod authn;
 mod authz;
@@ -38,6 +39,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use algorithm_store::StoreCaller;
 use authn::limiter::{Allowance, Limiter};
 use authn::lockout::Lockout;
 use authn::password::{Cost, Hasher, check_hash, check_policy};
@@ -91,6 +93,12 @@ pub enum StartError {
     /// What sends mail cannot be set up.
     #[error("cannot set up what sends mail")]
     Mail(#[from] MailError),
+    /// A setting about algorithm stores is wrong.
+    #[error("{why}")]
+    AlgorithmStores {
+        /// Which, and why.
+        why: String,
+    },
     /// The machine's random source failed.
     #[error(transparent)]
     Hash(#[from] authn::password::HashError),
@@ -163,6 +171,8 @@ impl Coordinator {
         let hasher = Hasher::new(surroundings.password_cost)?;
         let new_root_password = make_root(&store, &hasher, &config).await?;
 
+        let algorithm_stores = StoreCaller::new(&config.algorithm_stores, &config.api_path)
+            .map_err(|error| StartError::AlgorithmStores { why: error.to_string() })?;
         let relay = if config.overlay.listen.is_empty() {
             None
         } else {
@@ -194,6 +204,7 @@ impl Coordinator {
             status_hold: config.limits.status_hold.0,
             node_grace: config.limits.node_grace.0,
             instance: Instance { id: instance, lease: config.limits.instance_lease.0 },
+            algorithm_stores,
             relay,
             shutdown: shutdown.clone(),
         });

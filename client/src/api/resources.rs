@@ -7,9 +7,10 @@ use serde_json::json;
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RunId, StudyId, TaskId, UserId};
 use twinmesh_protocol::key::PublicKey;
 use twinmesh_protocol::wire::{
-    AlgorithmAddress, AlgorithmAddresses, Collaboration, ContainerToken, ContainerTokenRequest, NewCollaboration,
-    NewNode, NewOrganization, NewPeer, NewPort, NewRole, NewStudy, NewTask, NewUser, Node, Organization, OverlayInfo,
-    PeerRecord, Port, Role, Rule, Run, RunPatch, RunResult, StatusAnswer, Study, Task, TokenPair, User,
+    AlgorithmAddress, AlgorithmAddresses, Collaboration, ContainerToken, ContainerTokenRequest, KeyRecord,
+    NewCollaboration, NewNode, NewOrganization, NewPeer, NewPort, NewRole, NewStudy, NewTask, NewUser, Node,
+    Organization, OverlayInfo, PeerRecord, Port, Role, Rule, Run, RunPatch, RunResult, StatusAnswer, Study, Task,
+    TokenPair, User,
 };
 
 use super::session::last_id;
@@ -226,6 +227,14 @@ impl Api {
     pub async fn organization_key_update(&self, id: OrganizationId, key: &PublicKey) -> Result<Organization, ApiError> {
         let change = NewOrganization { public_key: Some(key.to_api()), ..NewOrganization::default() };
         self.organization_update(id, &change).await
+    }
+
+    /// The public keys an organization has had, newest first.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn organization_key_list(&self, id: OrganizationId) -> Result<Vec<KeyRecord>, ApiError> {
+        self.list(&format!("organization/{id}/key"), &Query::new()).await
     }
 
     /// Deletes an organization and, if asked, what depends on it. Returns the coordinator's words.

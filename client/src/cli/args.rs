@@ -200,6 +200,12 @@ pub(super) enum OrganizationVerb {
         #[command(flatten)]
         details: OrganizationDetails,
     },
+    /// List the public keys an organization has had, newest first
+    #[command(after_help = "Example:\n  twinmesh organization keys hospital-a")]
+    Keys {
+        /// Name or id
+        organization: String,
+    },
     /// Delete an organization
     Delete {
         /// Name or id

@@ -47,6 +47,27 @@ pub(super) async fn organization(context: &Context<'_>, verb: OrganizationVerb) 
             let id = find::organization(&api, &organization).await?.id;
             show_organization(context, &api.organization_update(id, &change).await?)
         }
+        OrganizationVerb::Keys { organization } => {
+            let organization = find::organization(&api, &organization).await?;
+            let keys = api.organization_key_list(organization.id).await?;
+            output.list(&keys, &["FINGERPRINT", "TYPE", "SET", "BY", "REPLACED"], |key| {
+                let by = key.set_by.as_ref().map(|by| match by.id {
+                    Some(id) => format!("{} {id}", by.kind),
+                    None => by.kind.clone(),
+                });
+                let replaced = match key.replaced_at {
+                    Some(_) => output.ago(key.replaced_at),
+                    None => Cell::styled("in use", Style::Good),
+                };
+                vec![
+                    (&key.fingerprint).into(),
+                    (&key.kind).into(),
+                    output.ago(key.set_at),
+                    Cell::optional(by),
+                    replaced,
+                ]
+            })
+        }
         OrganizationVerb::Delete { organization, dependents, yes } => {
             let organization = find::organization(&api, &organization).await?;
             let with = if dependents { " with its nodes, users, tasks and runs" } else { "" };

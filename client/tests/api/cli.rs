@@ -32,6 +32,7 @@ key upload
 status
 organization list
 organization get hospital-a
+organization keys hospital-a
 organization get hospital-c
 organization get 99
 organization create x

@@ -22,8 +22,8 @@ use twinmesh_protocol::sealed::{Direction, SealContext, open, seal, seal_anonymo
 use twinmesh_protocol::status::{RunStatus, task_status};
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::{
-    Collaboration, Link, Many, NewTask, Node, Organization, Page, PageLinks, Role, Run, RunResult, Task, TaskDatabase,
-    User,
+    Collaboration, KeyRecord, KeySetter, Link, Many, NewTask, Node, Organization, Page, PageLinks, Role, Run,
+    RunResult, Task, TaskDatabase, User,
 };
 
 pub(crate) const COLLABORATION: CollaborationId = CollaborationId::new(1);
@@ -369,6 +369,18 @@ async fn handle(
         ("GET", ["user", "1"]) => Json(user()).into_response(),
         ("GET", ["organization"]) => page(&state.organizations, &query),
         ("GET", ["organization", _]) => found(state.organizations.iter().find(|item| Some(item.id.get()) == id)),
+        ("GET", ["organization", _, "key"]) => {
+            let Some(id) = id else { return problem(StatusCode::NOT_FOUND, "not_found", "no such organization") };
+            let record = |by: &str, replaced_at| KeyRecord {
+                kind: "ed25519".into(),
+                fingerprint: key(OrganizationId::new(id)).public().fingerprint(),
+                public_key: key(OrganizationId::new(id)).public().to_api(),
+                set_at: Some(LONG_AGO),
+                set_by: Some(KeySetter { kind: by.into(), id: (by == "node").then_some(7) }),
+                replaced_at,
+            };
+            page(&[record("node", None), record("operator", Some(LONG_AGO))], &query)
+        }
         ("PATCH", ["organization", _]) => {
             let change: Value = serde_json::from_slice(&body).unwrap();
             let Some(item) = state.organizations.iter_mut().find(|item| Some(item.id.get()) == id) else {

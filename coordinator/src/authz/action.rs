@@ -3,7 +3,7 @@
 use std::fmt;
 
 use twinmesh_protocol::id::{
-    CollaborationId, NodeId, ObjectId, OrganizationId, RoleId, RunId, StudyId, TaskId, UserId,
+    AlgorithmStoreId, CollaborationId, NodeId, ObjectId, OrganizationId, RoleId, RunId, StudyId, TaskId, UserId,
 };
 
 use super::actor::{Actor, Kind, Who};
@@ -155,6 +155,13 @@ actions! {
     CreateStudy(CollaborationId) "create a study": USER, rule Study Create in ALL_SCOPES;
     EditStudy(StudyId) "change a study": USER, rule Study Edit in ALL_SCOPES;
     DeleteStudy(StudyId) "delete a study": USER, rule Study Delete in ALL_SCOPES;
+
+    ViewAlgorithmStore(AlgorithmStoreId) "see an algorithm store": DAEMONS, rule Collaboration View in ALL_SCOPES;
+    LinkAlgorithmStore(Option<CollaborationId>) "link an algorithm store":
+        USER, rule Collaboration Edit in ALL_SCOPES;
+    EditAlgorithmStore(AlgorithmStoreId) "change an algorithm store": USER, rule Collaboration Edit in ALL_SCOPES;
+    UnlinkAlgorithmStore(AlgorithmStoreId) "unlink an algorithm store":
+        USER, rule Collaboration Edit in ALL_SCOPES;
 
     ViewTask(TaskId) "see a task": ANYONE, rule Task View in ALL_SCOPES;
     CreateTask(CollaborationId) "create a task": USER, rule Task Create in ALL_SCOPES;

@@ -2,7 +2,7 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{Method, header};
+use axum::http::{HeaderMap, Method, header};
 use twinmesh_protocol::time::Time;
 
 use super::AppState;
@@ -92,8 +92,12 @@ impl FromRequestParts<AppState> for Visitor {
 
 /// The token of the `Authorization` header.
 pub(crate) fn bearer(parts: &Parts) -> Result<&str, TokenError> {
-    parts
-        .headers
+    bearer_in(&parts.headers)
+}
+
+/// The same, of headers alone.
+pub(crate) fn bearer_in(headers: &HeaderMap) -> Result<&str, TokenError> {
+    headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once(' '))

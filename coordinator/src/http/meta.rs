@@ -1,28 +1,19 @@
-//! What the coordinator says of itself (contract A.7.9), and what this release does not have.
+//! What the coordinator says of itself (contract A.7.9).
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::Response;
 use serde::Serialize;
-use serde_json::Value;
-use twinmesh_protocol::wire::Page;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::AppState;
-use super::caller::Caller;
-use super::openapi::sortable;
-use super::page::PageRequest;
-use super::params::Params;
-use super::problem::Problem;
-use crate::authz::action::ViewCollaboration;
 
 /// The release whose contract we keep.
 const CONTRACT_VERSION: &str = "4.15.2";
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(version)).routes(routes!(health)).routes(routes!(algorithm_stores))
+    OpenApiRouter::new().routes(routes!(version)).routes(routes!(health))
 }
 
 /// Outside of the API's path.
@@ -66,17 +57,4 @@ async fn health(State(state): State<AppState>) -> Json<Health> {
 )]
 async fn robots() -> &'static str {
     "User-agent: *\nDisallow: /\n"
-}
-
-/// No algorithm store is linked to this coordinator.
-#[utoipa::path(
-    get, path = "/algorithmstore", tag = "meta",
-    params(PageRequest),
-    responses((status = 200, body = Page<Value>)),
-    extensions(("x-sort" = json!(sortable(&[("id", "id"), ("name", "name"), ("url", "url")])))),
-)]
-async fn algorithm_stores(caller: Caller, params: Params) -> Result<Response, Problem> {
-    caller.reach::<ViewCollaboration>()?;
-    let page = PageRequest::read(&params, &[("id", "id"), ("name", "name"), ("url", "url")])?;
-    Ok(page.answer::<Value>(&params, Vec::new(), 0))
 }

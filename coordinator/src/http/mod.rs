@@ -7,6 +7,7 @@
 //! * a file per noun.
 
 pub(crate) mod address;
+pub(crate) mod algorithm_store;
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod caller;
@@ -66,6 +67,7 @@ use crate::store;
 pub(crate) fn router(state: AppState) -> Router {
     let api = OpenApiRouter::new()
         .merge(address::routes())
+        .merge(algorithm_store::routes())
         .merge(container::routes())
         .merge(event::routes())
         .merge(kill::routes())

@@ -50,6 +50,7 @@ const VERBS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
         (name = "collaboration", description = "Organizations that agreed to work together."),
         (name = "study", description = "Some organizations of a collaboration."),
         (name = "node", description = "The organizations' daemons."),
+        (name = "algorithm store", description = "Services that review algorithms."),
         (name = "user", description = "The people."),
         (name = "role", description = "Named sets of rules."),
         (name = "rule", description = "What may be allowed: an operation on a kind of thing in a scope."),

@@ -7,6 +7,7 @@ use twinmesh_protocol::time::Time;
 
 use super::event::Follow;
 use super::event::presence::Instance;
+use crate::algorithm_store::StoreCaller;
 use crate::authn::limiter::Limiter;
 use crate::authn::lockout::Lockout;
 use crate::authn::password::Hasher;
@@ -61,6 +62,8 @@ pub(crate) struct Parts {
     pub(crate) node_grace: Duration,
     /// Which coordinator this is among those on the same database.
     pub(crate) instance: Instance,
+    /// Asks algorithm stores.
+    pub(crate) algorithm_stores: StoreCaller,
     /// The overlay's meeting point, if this process is one.
     pub(crate) relay: Option<Relay>,
     /// Cancelled when the process ends. Held requests may end early then; they are dropped soon after anyway.
@@ -137,6 +140,11 @@ impl AppState {
     /// How long the question for a task's status is held.
     pub(crate) fn status_hold(&self) -> Duration {
         self.0.parts.status_hold
+    }
+
+    /// Asks algorithm stores.
+    pub(crate) fn algorithm_stores(&self) -> &StoreCaller {
+        &self.0.parts.algorithm_stores
     }
 
     pub(crate) fn relay(&self) -> Option<&Relay> {

@@ -15,12 +15,14 @@ use utoipa_axum::routes;
 
 pub(crate) use self::list::scope as list_scope;
 use super::AppState;
+use super::algorithm_store;
 use super::answer::Message;
 use super::body::Body;
 use super::caller::{Caller, Visitor};
 use super::params::Params;
 use super::path::Id;
 use super::problem::Problem;
+use crate::algorithm_store::repository;
 use crate::authz::action::{CreateSubtask, CreateTask, DeleteTask, ViewRun, ViewTask};
 use crate::authz::{Target, decide};
 use crate::ledger;
@@ -50,35 +52,21 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 #[tracing::instrument(name = "http.task.create", skip_all)]
 async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTask>) -> Result<Response, Problem> {
     let key = idempotency_key(&headers)?;
-    let mut known = ledger::open::look_at_inputs(&request);
+    let known = ledger::open::look_at_inputs(&request);
+    let reviewed = reviewed_image(&visitor, &headers, key.as_deref(), &request, &known).await?;
     let mut caller = visitor.begin_write().await?;
     if let Some(repeated) = find_repeated(&mut caller, key.as_deref(), &request).await? {
         let task = view::task(&caller.state, repeated);
         return Ok((StatusCode::OK, Json(task)).into_response());
     }
 
-    let conn = caller.tx.conn();
-    let (collaboration, study, store_id) = (request.collaboration_id, request.study_id, request.store_id);
-    let place = store::task::place_fetch(conn, collaboration, study, store_id).await?;
-    let target = place.collaboration.as_ref().map_or_else(Target::anywhere, |known| Target::collaboration(known.id));
-    let subject = place.collaboration.as_ref().map_or(collaboration.unwrap_or_else(nowhere), |known| known.id);
-    let may_create = decide::<CreateTask>(&caller.actor, subject, &target);
-    let may_continue = decide::<CreateSubtask>(&caller.actor, subject, &target);
-    let (asker, parent_manifest) = asker(&mut caller, may_create.is_ok()).await?;
-
-    for (entry, known) in request.organizations.iter().zip(&mut known) {
-        if let Some(kept) = super::run::find_kept(&mut caller, &entry.input).await? {
-            *known = KnownInput { form: kept.form, kept: Some(kept) };
-        }
+    let Weighed { mut task, opener, parent_manifest } = weigh(&mut caller, request, &known).await?;
+    if let Some(image) = reviewed {
+        task.image = image;
     }
-    let task = ledger::open::open_task(request, &known, &asker, &place).map_err(refuse)?;
     if let Some(manifest) = &task.manifest {
         check_manifest(&mut caller, manifest, &task, parent_manifest.as_ref()).await?;
     }
-    let opener = match asker.run {
-        Some(_) => Opener::Run(may_continue?),
-        None => Opener::User(may_create?),
-    };
     let runs = task.inputs.len();
     let record = store::task::task_insert(&mut caller.tx, opener, task, caller.now).await?;
     let id = record.id;
@@ -89,6 +77,68 @@ async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTas
     caller.commit().await?;
     tracing::info!(task.id = %id, runs, "task created");
     Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+/// A task that may be opened, but for its manifest.
+struct Weighed {
+    task: OpenedTask,
+    opener: Opener,
+    /// The manifest of the task whose run asks.
+    parent_manifest: Option<SignedManifest>,
+}
+
+/// Decides whether a task may be opened.
+async fn weigh(caller: &mut Caller, request: NewTask, known: &[KnownInput]) -> Result<Weighed, Problem> {
+    let conn = caller.tx.conn();
+    let (collaboration, study, store_id) = (request.collaboration_id, request.study_id, request.store_id);
+    let place = store::task::place_fetch(conn, collaboration, study, store_id).await?;
+    let target = place.collaboration.as_ref().map_or_else(Target::anywhere, |known| Target::collaboration(known.id));
+    let subject = place.collaboration.as_ref().map_or(collaboration.unwrap_or_else(nowhere), |known| known.id);
+    let may_create = decide::<CreateTask>(&caller.actor, subject, &target);
+    let may_continue = decide::<CreateSubtask>(&caller.actor, subject, &target);
+    let (asker, parent_manifest) = asker(caller, may_create.is_ok()).await?;
+
+    let mut known = known.to_vec();
+    for (entry, known) in request.organizations.iter().zip(&mut known) {
+        if let Some(kept) = super::run::find_kept(caller, &entry.input).await? {
+            *known = KnownInput { form: kept.form, kept: Some(kept) };
+        }
+    }
+    let task = ledger::open::open_task(request, &known, &asker, &place).map_err(refuse)?;
+    let opener = match asker.run {
+        Some(_) => Opener::Run(may_continue?),
+        None => Opener::User(may_create?),
+    };
+    Ok(Weighed { task, opener, parent_manifest })
+}
+
+/// The image of a user's task as the store it names has reviewed it (contract A.11). Nothing is locked while the store
+/// is asked, and it is asked only what would be opened otherwise. Subtasks have the image of their parent.
+async fn reviewed_image(
+    visitor: &Visitor,
+    headers: &HeaderMap,
+    key: Option<&str>,
+    request: &NewTask,
+    known: &[KnownInput],
+) -> Result<Option<String>, Problem> {
+    let Some(store_id) = request.store_id else { return Ok(None) };
+    let mut caller = visitor.begin_read().await?;
+    if caller.actor.container().is_some() || find_repeated(&mut caller, key, request).await?.is_some() {
+        return Ok(None);
+    }
+    weigh(&mut caller, request.clone(), known).await?;
+    let link = algorithm_store::find(&mut caller, store_id).await?;
+    drop(caller);
+    let image =
+        algorithm_store::resolve(visitor, headers, &link, request.server_url.as_deref(), &request.image).await?;
+    if request.manifest.is_some() && image != request.image {
+        let text = format!(
+            "The task was signed for image `{}`, which the algorithm store knows as `{image}`: sign it for that",
+            request.image
+        );
+        return Err(Problem::bad_request("image_not_signed", text));
+    }
+    Ok(Some(image))
 }
 
 /// One task.
@@ -195,12 +245,19 @@ fn is_repeat(request: &NewTask, found: &TaskRecord, inputs: &[(OrganizationId, S
     same_caller
         && found.name.as_deref().unwrap_or_default() == request.name.as_deref().unwrap_or_default()
         && found.description == request.description
-        && found.image.ends_with(&request.image)
+        && (found.image.ends_with(&request.image) || was_reviewed(request, found))
         && request.collaboration_id.is_none_or(|id| id == found.collaboration_id)
         && request.study_id == found.study_id
         && request.manifest == found.manifest
         && asked.eq(inputs.iter().map(|(id, input)| (*id, input.as_str())))
         && databases.eq(found.databases.iter().cloned())
+}
+
+/// Whether the image differs only because a store put its digest there.
+fn was_reviewed(request: &NewTask, found: &TaskRecord) -> bool {
+    request.store_id.is_some()
+        && request.store_id == found.store_id
+        && repository(&request.image) == repository(&found.image)
 }
 
 fn conflict(how: &str) -> Problem {

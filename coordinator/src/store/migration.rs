@@ -9,6 +9,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (2, include_str!("../../migrations/0002_instance.sql")),
     (3, include_str!("../../migrations/0003_recovery.sql")),
     (4, include_str!("../../migrations/0004_object.sql")),
+    (5, include_str!("../../migrations/0005_administration.sql")),
     (6, include_str!("../../migrations/0006_history.sql")),
 ];
 

@@ -5,6 +5,7 @@
 //! commit and never wait for a writer. [`engine`] – what differs between the two. [`bell`] – waking whoever waits for a
 //! commit.
 
+pub(crate) mod algorithm_store;
 mod backup;
 pub(crate) mod bell;
 pub(crate) mod collaboration;

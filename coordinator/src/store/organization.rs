@@ -116,7 +116,26 @@ pub(crate) async fn organization_insert(
     tx: &mut Tx,
     _: Permit<CreateOrganization>,
     new: &OrganizationDetails,
-    public_key: Option<&str>,
+    key: Option<NewKey<'_>>,
+) -> Result<OrganizationId> {
+    row_insert(tx, new, key).await
+}
+
+/// A key to be kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewKey<'a> {
+    /// Base64 of the PEM text.
+    pub(crate) public_key: &'a str,
+    /// Who brings it: `user:3`, `node:4` or `operator`.
+    pub(crate) by: &'a str,
+    pub(crate) now: Time,
+}
+
+/// Writes an organization's row.
+pub(super) async fn row_insert(
+    tx: &mut Tx,
+    new: &OrganizationDetails,
+    key: Option<NewKey<'_>>,
 ) -> Result<OrganizationId> {
     let row = sqlx::query(
         "INSERT INTO organization (name, domain, address1, address2, zipcode, country, public_key) \
@@ -128,10 +147,66 @@ pub(crate) async fn organization_insert(
     .bind(new.address2.as_deref())
     .bind(new.zipcode.as_deref())
     .bind(new.country.as_deref())
-    .bind(public_key)
+    .bind(key.map(|key| key.public_key))
     .fetch_one(tx.conn())
     .await?;
-    Ok(OrganizationId::new(row.try_get(0)?))
+    let id = OrganizationId::new(row.try_get(0)?);
+    if let Some(key) = key {
+        key_insert(tx, id, key).await?;
+    }
+    Ok(id)
+}
+
+/// Adds a key to the history; the one before it is replaced.
+async fn key_insert(tx: &mut Tx, id: OrganizationId, key: NewKey<'_>) -> Result<()> {
+    sqlx::query("UPDATE organization_key SET replaced_at = $1 WHERE organization_id = $2 AND replaced_at IS NULL")
+        .bind(key.now.micros())
+        .bind(id.get())
+        .execute(tx.conn())
+        .await?;
+    sqlx::query("INSERT INTO organization_key (organization_id, public_key, set_at, set_by) VALUES ($1, $2, $3, $4)")
+        .bind(id.get())
+        .bind(key.public_key)
+        .bind(key.now.micros())
+        .bind(key.by)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// A key of the history.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyHistoryRecord {
+    /// Base64 of the PEM text.
+    pub(crate) public_key: String,
+    pub(crate) set_at: Option<Time>,
+    /// `user:3`, `node:4` or `operator`.
+    pub(crate) set_by: Option<String>,
+    pub(crate) replaced_at: Option<Time>,
+}
+
+pub(crate) const KEYS_SORTABLE: &[(&str, &str)] = &[("set_at", "set_at"), ("replaced_at", "replaced_at")];
+
+/// The keys an organization has had, newest first.
+pub(crate) async fn organization_key_page(
+    conn: &mut AnyConnection,
+    id: OrganizationId,
+    request: &PageRequest,
+) -> Result<(Vec<KeyHistoryRecord>, i64)> {
+    let mut filter = Filter::default();
+    filter.and_equal("organization_id", Some(id.get()));
+    let columns = "public_key, set_at, set_by, replaced_at";
+    let (rows, total) =
+        filter::page(conn, columns, "organization_key", &filter, request, KEYS_SORTABLE, "id DESC").await?;
+    let read = |row: &AnyRow| {
+        Ok(KeyHistoryRecord {
+            public_key: row.try_get(0)?,
+            set_at: super::time(row.try_get(1)?),
+            set_by: row.try_get(2)?,
+            replaced_at: super::time(row.try_get(3)?),
+        })
+    };
+    Ok((rows.iter().map(read).collect::<Result<_>>()?, total))
 }
 
 pub(crate) async fn organization_update(
@@ -156,24 +231,20 @@ pub(crate) async fn organization_update(
 }
 
 /// Replaces the key and tells every collaboration of the organization.
-pub(crate) async fn public_key_replace(
-    tx: &mut Tx,
-    permit: Permit<ReplacePublicKey>,
-    public_key: &str,
-    now: Time,
-) -> Result<()> {
+pub(crate) async fn public_key_replace(tx: &mut Tx, permit: Permit<ReplacePublicKey>, key: NewKey<'_>) -> Result<()> {
     let id = permit.subject();
     let done = sqlx::query("UPDATE organization SET public_key = $1 WHERE id = $2")
-        .bind(public_key)
+        .bind(key.public_key)
         .bind(id.get())
         .execute(tx.conn())
         .await?;
     expect_one(done.rows_affected())?;
+    key_insert(tx, id, key).await?;
     for collaboration in super::identity::collaborations_of(tx.conn(), id).await? {
         let event = NewEvent {
             collaboration_id: Some(collaboration),
             organization_id: Some(id),
-            ..NewEvent::new(EventKind::KeyChanged, now)
+            ..NewEvent::new(EventKind::KeyChanged, key.now)
         };
         event_insert(tx, event).await?;
     }

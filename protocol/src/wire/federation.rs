@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Link, Many};
-use crate::id::{CollaborationId, NodeId, OrganizationId, StudyId};
+use crate::id::{AlgorithmStoreId, CollaborationId, NodeId, OrganizationId, StudyId};
 use crate::time::Time;
 
 /// An organization (contract A.6).
@@ -182,4 +182,48 @@ pub struct NewStudy {
     pub collaboration_id: CollaborationId,
     /// Its organizations, all of the collaboration.
     pub organization_ids: Vec<OrganizationId>,
+}
+
+/// A link to an algorithm store (contract A.6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct AlgorithmStore {
+    /// Its id.
+    pub id: AlgorithmStoreId,
+    /// Its name.
+    pub name: String,
+    /// Where it is, with the path of its API.
+    pub url: String,
+    /// The collaboration it is linked to; null for all.
+    pub collaborations: Option<String>,
+}
+
+/// A public key that an organization has or had; an item of `GET /organization/<id>/key`. Our addition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct KeyRecord {
+    /// `ed25519` or `rsa`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What people compare.
+    pub fingerprint: String,
+    /// Base64 of the key's PEM text.
+    pub public_key: String,
+    /// When it was uploaded; null for keys from before a history was kept.
+    pub set_at: Option<Time>,
+    /// Who uploaded it.
+    pub set_by: Option<KeySetter>,
+    /// When another took its place; null for the current one.
+    pub replaced_at: Option<Time>,
+}
+
+/// Who uploaded a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct KeySetter {
+    /// `user`, `node`, or `operator` for somebody at the coordinator's machine.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The id of the user or node.
+    pub id: Option<i64>,
 }

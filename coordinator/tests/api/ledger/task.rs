@@ -178,7 +178,7 @@ async fn requests_under_one_key_at_the_same_time_make_one_task() {
     assert!(answers.iter().all(|(_, task)| *task == answers[0].1), "{answers:?}");
 }
 
-fn manifest(federation: &Federation, inputs: &[(i64, String)]) -> TaskManifest {
+pub(super) fn manifest(federation: &Federation, inputs: &[(i64, String)]) -> TaskManifest {
     TaskManifest {
         version: MANIFEST_VERSION,
         collaboration_id: CollaborationId::new(federation.collaboration),
@@ -205,11 +205,11 @@ fn manifest(federation: &Federation, inputs: &[(i64, String)]) -> TaskManifest {
     }
 }
 
-fn sign(manifest: &TaskManifest, key: &OrganizationKey) -> Value {
+pub(super) fn sign(manifest: &TaskManifest, key: &OrganizationKey) -> Value {
     serde_json::to_value(Signed::sign(manifest, key).unwrap()).unwrap()
 }
 
-fn encrypted_body(federation: &Federation, inputs: &[(i64, String)], manifest: Value) -> Value {
+pub(super) fn encrypted_body(federation: &Federation, inputs: &[(i64, String)], manifest: Value) -> Value {
     let mut body = federation.task_body(&[]);
     body["organizations"] = inputs.iter().map(|(id, input)| json!({"id": id, "input": input})).collect();
     body["manifest"] = manifest;

@@ -1,0 +1,544 @@
+//! Asks algorithm stores, which are services of others (contract A.11).
+//!
+//! Where a store is, a user said, and so that user decides what this machine asks. Hence: http and https only, no
+//! redirects, addresses looked up once and judged before they are used, a deadline, and bounded answers.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Method, StatusCode, Url};
+use serde_json::{Value, json};
+
+use crate::config::{AlgorithmStoresConfig, Secret};
+
+/// The longest address of a store or of this coordinator, in characters.
+const MAX_URL_CHARS: usize = 1024;
+/// The longest image reference, in characters; as in a task.
+const MAX_IMAGE_CHARS: usize = 1024;
+/// How much of a store's words is passed on, in characters.
+const MAX_WORDS_CHARS: usize = 500;
+/// Under which a store reads who asks. Stock clients send the underscore, which many proxies drop (contract F.1-16).
+const SERVER_URL: [HeaderName; 2] = [HeaderName::from_static("server_url"), HeaderName::from_static("server-url")];
+
+/// Why a store was not asked, or did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreCallError {
+    /// The address is none.
+    #[error("`{url}` is not the address of an algorithm store: use one like `https://store.example.org/api`")]
+    Address {
+        /// What was given.
+        url: String,
+    },
+    /// The operator's settings rule it out.
+    #[error("`{host}` is not among the hosts at which this server's operator allows algorithm stores")]
+    Host {
+        /// Which.
+        host: String,
+    },
+    /// The address is this machine's.
+    #[error(
+        "Algorithm store url is insecure: `{host}` is this machine, where any service may run. Add it anyway by \
+         setting the 'force' flag to true, but only do so for development servers!"
+    )]
+    Local {
+        /// Which.
+        host: String,
+    },
+    /// The address is one that no service of others has.
+    #[error(
+        "Algorithm store url is refused: `{host}` leads to {ip}, which is no public or private address of a server"
+    )]
+    Forbidden {
+        /// Which.
+        host: String,
+        /// Where to.
+        ip: IpAddr,
+    },
+    /// Nobody answers.
+    #[error("Algorithm store cannot be reached at `{url}`: see whether it runs and whether its address is complete")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// Why.
+        source: UnreachableCause,
+    },
+    /// The answer is too long.
+    #[error("The algorithm store's answer is longer than {limit} bytes")]
+    TooLong {
+        /// How much is read.
+        limit: usize,
+    },
+    /// The answer is no.
+    #[error("Algorithm store error: {msg}, HTTP status: {status}")]
+    Refused {
+        /// The store's status.
+        status: StatusCode,
+        /// The store's words.
+        msg: String,
+    },
+    /// The answer is not what was asked for.
+    #[error("The algorithm store's answer is not understood: {why}")]
+    Answer {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The settings name a file that is no certificate.
+    #[error("The setting `algorithm_stores.ca_file` is wrong: `{path}` holds no PEM certificate")]
+    Authority {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+/// Why nobody answers.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnreachableCause {
+    /// The name leads nowhere.
+    #[error("cannot look its name up")]
+    Name(#[from] std::io::Error),
+    /// The connection failed.
+    #[error("cannot ask it")]
+    Request(#[from] reqwest::Error),
+}
+
+/// Where a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoreAddress {
+    url: Url,
+    forced: bool,
+}
+
+impl StoreAddress {
+    /// Reads an address; `forced` allows this machine's.
+    ///
+    /// # Errors
+    /// When it is none, or this machine's without being forced.
+    pub(crate) fn parse(text: &str, forced: bool) -> Result<Self, StoreCallError> {
+        let refused = || StoreCallError::Address { url: text.chars().take(MAX_URL_CHARS).collect() };
+        let url = http_url(text).ok_or_else(refused)?;
+        let address = Self { url, forced };
+        match address.host().parse::<IpAddr>() {
+            Ok(ip) => address.judge(ip)?,
+            Err(_) if is_local_name(address.host()) && !forced => {
+                return Err(StoreCallError::Local { host: address.host().into() });
+            }
+            Err(_) => {}
+        }
+        Ok(address)
+    }
+
+    /// The address as it is kept: without a slash at the end.
+    pub(crate) fn as_str(&self) -> &str {
+        self.url.as_str().trim_end_matches('/')
+    }
+
+    fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default().trim_matches(['[', ']'])
+    }
+
+    /// Whether this machine may be made to speak to an address.
+    fn judge(&self, ip: IpAddr) -> Result<(), StoreCallError> {
+        let host = || self.host().to_owned();
+        match ip.to_canonical() {
+            ip if ip.is_loopback() || ip.is_unspecified() => {
+                if self.forced {
+                    Ok(())
+                } else {
+                    Err(StoreCallError::Local { host: host() })
+                }
+            }
+            // Link-local addresses lead to the machine's own surroundings, as clouds' metadata services.
+            IpAddr::V4(v4) if v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() => {
+                Err(StoreCallError::Forbidden { host: host(), ip })
+            }
+            IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.is_multicast() => {
+                Err(StoreCallError::Forbidden { host: host(), ip })
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for StoreAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// In whose name a store is asked.
+#[derive(Debug, Clone)]
+pub(crate) struct OnBehalf {
+    /// The address under which the store knows this coordinator.
+    pub(crate) server_url: String,
+    /// The user's token, with which the store asks back who it is.
+    pub(crate) bearer: Secret,
+}
+
+/// Asks stores.
+#[derive(Debug, Clone)]
+pub(crate) struct StoreCaller {
+    config: AlgorithmStoresConfig,
+    api_path: String,
+    authorities: Vec<Certificate>,
+}
+
+impl StoreCaller {
+    /// Takes the settings.
+    ///
+    /// # Errors
+    /// When the file with authorities cannot be used.
+    pub(crate) fn new(config: &AlgorithmStoresConfig, api_path: &str) -> Result<Self, StoreCallError> {
+        // Another part of the process may have chosen already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let authorities = match &config.ca_file {
+            None => Vec::new(),
+            Some(path) => {
+                let wrong = || StoreCallError::Authority { path: path.clone() };
+                let pem = std::fs::read(path).map_err(|_| wrong())?;
+                Certificate::from_pem_bundle(&pem).ok().filter(|found| !found.is_empty()).ok_or_else(wrong)?
+            }
+        };
+        Ok(Self { config: config.clone(), api_path: api_path.to_owned(), authorities })
+    }
+
+    /// The address under which stores know this coordinator: the operator's, else the first of these that is given. It
+    /// ends with the API's path (contract A.11).
+    pub(crate) fn server_url(&self, given: &[Option<&str>]) -> Option<String> {
+        let given = given.iter().flatten().filter_map(|text| http_url(text)).map(String::from).next();
+        let url = self.config.server_url.clone().or(given)?;
+        let url = url.trim_end_matches('/');
+        Some(if url.ends_with(&self.api_path) { url.to_owned() } else { format!("{url}{}", self.api_path) })
+    }
+
+    /// Tells a store that this coordinator's users may come.
+    ///
+    /// # Errors
+    /// When it cannot be asked or refuses; a refusal of a store that is open to all is none.
+    pub(crate) async fn register(&self, store: &StoreAddress, by: &OnBehalf) -> Result<(), StoreCallError> {
+        let mut body = json!({"url": by.server_url});
+        if store.forced {
+            body["force"] = true.into();
+        }
+        let answer = self.ask(store, Method::POST, "vantage6-server", &[], Some(&body), by).await?;
+        match answer.status {
+            StatusCode::OK | StatusCode::CREATED | StatusCode::ALREADY_REPORTED => Ok(()),
+            StatusCode::FORBIDDEN if self.is_public(store, by).await => Ok(()),
+            _ => Err(answer.refusal()),
+        }
+    }
+
+    /// Takes this coordinator off a store's list. That it is not on it is as good.
+    ///
+    /// # Errors
+    /// When the store cannot be asked or refuses.
+    pub(crate) async fn unregister(&self, store: &StoreAddress, by: &OnBehalf) -> Result<(), StoreCallError> {
+        let query = [("url", by.server_url.as_str())];
+        let answer = self.ask(store, Method::GET, "vantage6-server", &query, None, by).await?;
+        match answer.status {
+            StatusCode::OK => {}
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => return Ok(()),
+            _ => return Err(answer.refusal()),
+        }
+        // A bare list, or a page of one.
+        let listed = answer.body.as_array().or_else(|| answer.body["data"].as_array());
+        for id in listed.into_iter().flatten().filter_map(|server| server["id"].as_i64()) {
+            let path = format!("vantage6-server/{id}");
+            let answer = self.ask(store, Method::DELETE, &path, &query, None, by).await?;
+            if !answer.status.is_success() && answer.status != StatusCode::NOT_FOUND {
+                return Err(answer.refusal());
+            }
+        }
+        Ok(())
+    }
+
+    /// The image as the store has reviewed it: `name@sha256:…`.
+    ///
+    /// # Errors
+    /// When the store cannot be asked, refuses, does not have the image, or has another digest of it.
+    pub(crate) async fn resolve(
+        &self,
+        store: &StoreAddress,
+        image: &str,
+        by: &OnBehalf,
+    ) -> Result<String, StoreCallError> {
+        let answer = self.ask(store, Method::GET, "algorithm", &[("image", image)], None, by).await?;
+        if answer.status != StatusCode::OK {
+            return Err(answer.refusal());
+        }
+        reviewed(image, &answer.body)
+    }
+
+    /// Whether a store shows its algorithms to everybody.
+    async fn is_public(&self, store: &StoreAddress, by: &OnBehalf) -> bool {
+        match self.ask(store, Method::GET, "policy/public", &[], None, by).await {
+            Ok(answer) => answer.status == StatusCode::OK && answer.body["algorithm_view"] == "public",
+            Err(error) => {
+                tracing::debug!("cannot see whether the algorithm store is public: {error}");
+                false
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        store: &StoreAddress,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+        by: &OnBehalf,
+    ) -> Result<StoreAnswer, StoreCallError> {
+        // One deadline for all of it, the name's look-up too.
+        let timeout = self.config.timeout.0;
+        let url = store.to_string();
+        let asked = tokio::time::timeout(timeout, self.ask_now(store, method, path, query, body, by, timeout));
+        match asked.await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let late = std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {timeout:?}"));
+                Err(StoreCallError::Unreachable { url, source: UnreachableCause::Name(late) })
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a request has these parts")]
+    async fn ask_now(
+        &self,
+        store: &StoreAddress,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+        by: &OnBehalf,
+        timeout: Duration,
+    ) -> Result<StoreAnswer, StoreCallError> {
+        let unreachable = |source: UnreachableCause| StoreCallError::Unreachable { url: store.to_string(), source };
+        let client = self.client(store, timeout).await?;
+        let url = format!("{store}/{path}");
+        let bearer = HeaderValue::try_from(format!("Bearer {}", by.bearer.reveal())).ok();
+        let mut request = client.request(method, url).query(query);
+        if let Some(mut bearer) = bearer {
+            bearer.set_sensitive(true);
+            request = request.header(AUTHORIZATION, bearer);
+        }
+        for name in SERVER_URL {
+            request = request.header(name, &by.server_url);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|error| unreachable(error.without_url().into()))?;
+        let status = response.status();
+        let limit = usize::try_from(self.config.answer.0).unwrap_or(usize::MAX);
+        let mut bytes = Vec::new();
+        let mut chunks = response.bytes_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| unreachable(error.without_url().into()))?;
+            if bytes.len() + chunk.len() > limit {
+                return Err(StoreCallError::TooLong { limit });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(StoreAnswer { status, body: serde_json::from_slice(&bytes).unwrap_or_default() })
+    }
+
+    /// A client that speaks to the addresses that were judged and to no others.
+    async fn client(&self, store: &StoreAddress, timeout: Duration) -> Result<reqwest::Client, StoreCallError> {
+        let unreachable = |source: UnreachableCause| StoreCallError::Unreachable { url: store.to_string(), source };
+        let host = store.host();
+        if !self.config.hosts.is_empty() && !self.config.hosts.iter().any(|known| known.eq_ignore_ascii_case(host)) {
+            return Err(StoreCallError::Host { host: host.into() });
+        }
+        let port = store.url.port_or_known_default().unwrap_or(443);
+        let found = tokio::net::lookup_host((host, port)).await.map_err(|error| unreachable(error.into()))?;
+        let addresses: Vec<SocketAddr> = found.collect();
+        for address in &addresses {
+            store.judge(address.ip())?;
+        }
+        let mut builder = reqwest::Client::builder()
+            // A proxy would look the name up again.
+            .no_proxy()
+            .redirect(Policy::none())
+            .connect_timeout(timeout)
+            .timeout(timeout)
+            .resolve_to_addrs(host, &addresses);
+        if !self.authorities.is_empty() {
+            builder = builder.tls_certs_merge(self.authorities.iter().cloned());
+        }
+        builder.build().map_err(|error| unreachable(error.into()))
+    }
+}
+
+/// What a store said.
+#[derive(Debug)]
+struct StoreAnswer {
+    status: StatusCode,
+    /// Null when it is no JSON.
+    body: Value,
+}
+
+impl StoreAnswer {
+    fn refusal(&self) -> StoreCallError {
+        let msg = match &self.body["msg"] {
+            Value::String(words) => words.chars().filter(|letter| !letter.is_control()).take(MAX_WORDS_CHARS).collect(),
+            _ if self.status.is_redirection() => "it sends us elsewhere, give the address it leads to".into(),
+            _ => "it says no more".into(),
+        };
+        StoreCallError::Refused { status: self.status, msg }
+    }
+}
+
+/// Reads what a store has of an image.
+fn reviewed(image: &str, answer: &Value) -> Result<String, StoreCallError> {
+    let wrong = |why: String| Err(StoreCallError::Answer { why });
+    let Some(listed) = answer["data"].as_array() else {
+        return wrong("it is no list".into());
+    };
+    let Some(algorithm) = listed.first() else {
+        let msg = format!("it has no algorithm with image `{image}`");
+        return Err(StoreCallError::Refused { status: StatusCode::OK, msg });
+    };
+    let (name, digest) = (algorithm["image"].as_str().unwrap_or_default(), algorithm["digest"].as_str());
+    let Some(digest) = digest.filter(|digest| is_digest(digest)) else {
+        return wrong(format!("it names no digest of image `{image}`"));
+    };
+    if name.is_empty() || name.len() > MAX_IMAGE_CHARS || repository(name) != repository(image) {
+        return wrong(format!("asked for image `{image}` it names another"));
+    }
+    if let Some((_, asked)) = image.split_once('@')
+        && asked != digest
+    {
+        let msg = format!("it reviewed another version of image `{image}`: {digest}");
+        return Err(StoreCallError::Refused { status: StatusCode::OK, msg });
+    }
+    let name = name.split('@').next().unwrap_or_default();
+    Ok(format!("{name}@{digest}"))
+}
+
+/// An image reference without its tag and digest.
+pub(crate) fn repository(image: &str) -> &str {
+    let name = image.split('@').next().unwrap_or_default();
+    match name.rsplit_once(':') {
+        // What follows the colon of a port holds a slash.
+        Some((name, tag)) if !tag.contains('/') => name,
+        Some(_) | None => name,
+    }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:")
+        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// An address of a service: http or https, a host, nothing secret, nothing after the path.
+fn http_url(text: &str) -> Option<Url> {
+    if text.chars().count() > MAX_URL_CHARS {
+        return None;
+    }
+    let url = Url::parse(text).ok()?;
+    let plain = url.username().is_empty() && url.password().is_none();
+    let bare = url.query().is_none() && url.fragment().is_none();
+    (matches!(url.scheme(), "http" | "https") && url.has_host() && plain && bare).then_some(url)
+}
+
+/// Whether a host's name is this machine's by convention (RFC 6761 §6.3).
+fn is_local_name(host: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn only_addresses_of_services_are_taken() {
+        for url in ["https://store.example.org/api", "http://192.168.1.7:7602/api/", "http://[2001:db8::1]/api"] {
+            assert!(StoreAddress::parse(url, false).is_ok(), "{url}");
+        }
+        for url in [
+            "",
+            "store.example.org/api",
+            "ftp://store.example.org",
+            "file:///etc/passwd",
+            "https://",
+            "https://a@b/api",
+            "https://store.example.org/api?x=1",
+            "https://store.example.org/#x",
+            "unix:/run/docker.sock",
+        ] {
+            assert!(matches!(StoreAddress::parse(url, true), Err(StoreCallError::Address { .. })), "{url}");
+        }
+        assert_eq!(
+            StoreAddress::parse("https://store.example.org/api/", false).unwrap().as_str(),
+            "https://store.example.org/api"
+        );
+    }
+
+    #[test]
+    fn this_machine_must_be_insisted_on_and_its_surroundings_are_refused() {
+        for url in [
+            "http://localhost:7602/api",
+            "http://LOCALHOST/api",
+            "http://a.localhost./api",
+            "http://127.0.0.1/api",
+            "http://127.1/api",
+            "http://2130706433/api",
+            "http://0.0.0.0/api",
+            "http://[::1]/api",
+            "http://[::ffff:127.0.0.1]/api",
+        ] {
+            assert!(matches!(StoreAddress::parse(url, false), Err(StoreCallError::Local { .. })), "{url}");
+            assert!(StoreAddress::parse(url, true).is_ok(), "{url}");
+        }
+        for url in ["http://169.254.169.254/latest", "http://[fe80::1]/api", "http://224.0.0.1/api"] {
+            assert!(matches!(StoreAddress::parse(url, true), Err(StoreCallError::Forbidden { .. })), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_image_becomes_what_the_store_reviewed() {
+        let page = |image: &str, digest: Value| json!({"data": [{"image": image, "digest": digest}]});
+        let found = |asked: &str, answer: &Value| reviewed(asked, answer).map_err(|error| error.to_string());
+        let known = page("registry.example.org:5000/a/b", DIGEST.into());
+        for asked in ["registry.example.org:5000/a/b:1", "registry.example.org:5000/a/b"] {
+            assert_eq!(found(asked, &known), Ok(format!("registry.example.org:5000/a/b@{DIGEST}")));
+        }
+        let asked = format!("registry.example.org:5000/a/b@{DIGEST}");
+        assert_eq!(found(&asked, &known), Ok(asked.clone()));
+        for (asked, answer) in [
+            (&*asked.replace("sha256:0", "sha256:1"), known.clone()),
+            ("other.example.org/a/b", known.clone()),
+            ("x", json!({"data": []})),
+            ("x", json!({"data": "x"})),
+            ("x", Value::Null),
+            ("x", page("x", Value::Null)),
+            ("x", page("x", "sha256:12".into())),
+            ("x", page("", DIGEST.into())),
+        ] {
+            assert!(found(asked, &answer).is_err(), "{asked} {answer}");
+        }
+    }
+
+    #[test]
+    fn the_coordinators_address_ends_with_the_apis_path() {
+        let caller = |server_url: Option<&str>| {
+            let config = AlgorithmStoresConfig { server_url: server_url.map(Into::into), ..Default::default() };
+            StoreCaller::new(&config, "/api").unwrap()
+        };
+        let given = [None, Some("not an address"), Some("https://b.example.org/api/"), Some("https://c.example.org")];
+        assert_eq!(caller(None).server_url(&given).as_deref(), Some("https://b.example.org/api"));
+        assert_eq!(
+            caller(Some("https://a.example.org")).server_url(&given).as_deref(),
+            Some("https://a.example.org/api")
+        );
+        assert_eq!(caller(None).server_url(&[None]), None);
+    }
+}
