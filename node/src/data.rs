@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fs, io};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::{Map, Value};
-use twinmesh_protocol::{environment::encode_value, wire::TaskDatabase};
+use twinmesh_protocol::{
+    environment::encode_value,
+    wire::{DatabaseDetails, TaskDatabase},
+};
 
 use crate::{
     config::{Algorithm, Config, Database, is_identifier},
@@ -43,6 +46,21 @@ pub fn check(databases: &[Database]) -> Result<(), DataError> {
         }
     }
     Ok(())
+}
+
+/// What may be told of the databases. A table that cannot be read at the moment is told without its columns.
+pub fn details(databases: &[Database]) -> Vec<DatabaseDetails> {
+    databases
+        .iter()
+        .map(|database| {
+            let headers = csv::Reader::from_path(&database.path).and_then(|mut reader| reader.headers().cloned());
+            DatabaseDetails {
+                label: database.label.clone(),
+                kind: database.kind.as_str().into(),
+                columns: headers.ok().map(|headers| headers.iter().map(ToOwned::to_owned).collect()),
+            }
+        })
+        .collect()
 }
 
 /// The databases that a task asked for, in its order.

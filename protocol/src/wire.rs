@@ -15,8 +15,8 @@ mod task;
 pub use account::{NewRole, NewUser, Role, Rule, TokenPair, User};
 pub use event::{Event, EventKind, Hello};
 pub use federation::{
-    AlgorithmStore, Collaboration, KeyRecord, KeySetter, NewCollaboration, NewNode, NewOrganization, NewStudy, Node,
-    NodeConfigEntry, Organization, Study,
+    AlgorithmStore, Collaboration, DatabaseDetails, KeyRecord, KeySetter, NewCollaboration, NewNode, NewOrganization,
+    NewStudy, Node, NodeConfigEntry, NodeDetails, Organization, Study,
 };
 pub use object::{
     REPR_DIGEST, UPLOAD_COMPLETE, UPLOAD_OFFSET, UploadProgress, Uploaded, read_flag, read_repr_digest,

@@ -9,8 +9,8 @@ use twinmesh_protocol::key::PublicKey;
 use twinmesh_protocol::wire::{
     AlgorithmAddress, AlgorithmAddresses, Collaboration, ContainerToken, ContainerTokenRequest, KeyRecord,
     NewCollaboration, NewNode, NewOrganization, NewPeer, NewPort, NewRole, NewStudy, NewTask, NewUser, Node,
-    Organization, OverlayInfo, PeerRecord, Port, Role, Rule, Run, RunPatch, RunResult, StatusAnswer, Study, Task,
-    TokenPair, User,
+    NodeDetails, Organization, OverlayInfo, PeerRecord, Port, Role, Rule, Run, RunPatch, RunResult, StatusAnswer,
+    Study, Task, TokenPair, User,
 };
 
 use super::session::last_id;
@@ -364,6 +364,14 @@ impl Api {
     /// As every request.
     pub async fn node_delete(&self, id: NodeId) -> Result<String, ApiError> {
         self.delete(&format!("node/{id}"), &Query::new()).await
+    }
+
+    /// Tells what a node offers and to whom; as that node.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn node_details_put(&self, id: NodeId, details: &NodeDetails) -> Result<Node, ApiError> {
+        self.request(Method::PUT, &format!("node/{id}/details"), &Query::new(), Some(details)).await
     }
 
     /// Tells how a node is reached in the overlay; as that node.

@@ -138,6 +138,7 @@ actions! {
     EditNode(NodeId) "change a node": DAEMONS, rule Node Edit in ALL_SCOPES;
     DeleteNode(NodeId) "delete a node": USER, rule Node Delete in ALL_SCOPES;
     PublishPeer(NodeId) "tell how a node is reached": NODE, no rule, always [TheNode];
+    PublishDetails(NodeId) "tell what a node offers": NODE, no rule, always [TheNode];
     ViewPeers(CollaborationId) "see how nodes are reached": DAEMONS, rule Node View in ALL_SCOPES, always [Collaboration];
 
     ViewUser(UserId) "see a user": USER, rule User View in ALL_SCOPES, always [Owner];

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, StudyId};
 use twinmesh_protocol::time::Time;
-use twinmesh_protocol::wire::{NewNode, Node, NodeConfigEntry, Page};
+use twinmesh_protocol::wire::{NewNode, Node, NodeConfigEntry, NodeDetails, Page};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -26,7 +26,7 @@ use super::problem::Problem;
 use super::scope::{self, Columns};
 use crate::authn::secret;
 use crate::authz::Target;
-use crate::authz::action::{CreateNode, DeleteNode, EditNode, ViewNode};
+use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails, ViewNode};
 use crate::store::filter::Filter;
 use crate::store::node::{self as store, NodeRecord};
 
@@ -38,6 +38,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(list, create))
         .routes(routes!(fetch, update, remove))
         .routes(routes!(renew_api_key))
+        .routes(routes!(publish_details))
 }
 
 /// The wire's form.
@@ -243,6 +244,69 @@ async fn remove(mut caller: Caller, Id(id): Id<NodeId>) -> Result<Json<Message>,
     caller.commit().await?;
     tracing::info!(node.id = %id, "node `{}` deleted", record.name);
     Ok(Message::new(format!("Node id={id} successfully deleted")))
+}
+
+/// The most that a node may tell of itself, in rows, and how long each may be, in characters.
+const MAX_DETAILS: usize = 5000;
+const MAX_DETAIL_CHARS: usize = 1024;
+
+/// Takes a node's word for what it offers and to whom, in place of what it told before. Our addition.
+#[utoipa::path(
+    put, path = "/node/{id}/details", tag = "node",
+    request_body = NodeDetails,
+    responses((status = 200, body = Node)),
+    security(("node" = [])),
+)]
+#[tracing::instrument(name = "http.node.publish_details", skip_all, fields(node.id = %id))]
+async fn publish_details(
+    mut caller: Caller,
+    Id(id): Id<NodeId>,
+    Body(details): Body<NodeDetails>,
+) -> Result<Json<Node>, Problem> {
+    let record = find(&mut caller, id).await?;
+    let permit = caller.permit::<PublishDetails>(id, &target(&record))?;
+    let rows = detail_rows(&details);
+    if rows.len() > MAX_DETAILS {
+        return Err(Problem::field("_schema", format!("At most {MAX_DETAILS} details are kept.")));
+    }
+    if rows.iter().any(|(key, value)| key.chars().chain(value.chars()).count() > MAX_DETAIL_CHARS) {
+        return Err(Problem::field("_schema", format!("A detail has at most {MAX_DETAIL_CHARS} characters.")));
+    }
+    if rows != record.config {
+        store::node_config_replace(&mut caller.tx, permit, &rows).await?;
+    }
+    let record = find(&mut caller, id).await?;
+    let answer = node(&caller.state, record);
+    caller.commit().await?;
+    tracing::debug!(node.id = %id, "the node told {} details", rows.len());
+    Ok(Json(answer))
+}
+
+/// Details as stock servers keep them: a row for each item of a list (contract B, `node_info_update`).
+fn detail_rows(details: &NodeDetails) -> Vec<(String, String)> {
+    let mut rows: Vec<(String, String)> = Vec::new();
+    let mut row = |key: &str, value: String| rows.push((key.to_owned(), value));
+    let NodeDetails { encryption, allowed_algorithms, allowed_users, allowed_orgs, databases } = details;
+    if let Some(encryption) = encryption {
+        row("encryption", if *encryption { "True" } else { "False" }.into());
+    }
+    for image in allowed_algorithms.iter().flatten() {
+        row("allowed_algorithms", image.clone());
+    }
+    for user in allowed_users.iter().flatten() {
+        row("allowed_users", user.to_string());
+    }
+    for organization in allowed_orgs.iter().flatten() {
+        row("allowed_orgs", organization.to_string());
+    }
+    for database in databases {
+        row("database_labels", database.label.clone());
+        row(&format!("db_type_{}", database.label), database.kind.clone());
+        for column in database.columns.iter().flatten() {
+            row(&format!("columns_{}", database.label), column.clone());
+        }
+    }
+    rows
 }
 
 /// What a node logs in with.

@@ -8,7 +8,7 @@ use twinmesh_protocol::time::Time;
 use super::filter::{self, Filter};
 use super::{Result, Tx, expect_one, removal, time};
 use crate::authz::Permit;
-use crate::authz::action::{CreateNode, DeleteNode, EditNode};
+use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails};
 use crate::http::page::PageRequest;
 
 /// A node's row.
@@ -144,6 +144,25 @@ pub(crate) async fn node_update(tx: &mut Tx, permit: Permit<EditNode>, name: &st
     let done = sqlx::query("UPDATE node SET name = $1 WHERE id = $2").bind(name).bind(id).execute(tx.conn()).await?;
     expect_one(done.rows_affected())?;
     sqlx::query("UPDATE authenticatable SET ip = $1 WHERE id = $2").bind(ip).bind(id).execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// Replaces what a node told of itself.
+pub(crate) async fn node_config_replace(
+    tx: &mut Tx,
+    permit: Permit<PublishDetails>,
+    rows: &[(String, String)],
+) -> Result<()> {
+    let id = permit.subject().get();
+    sqlx::query("DELETE FROM node_config WHERE node_id = $1").bind(id).execute(tx.conn()).await?;
+    for (key, value) in rows {
+        sqlx::query("INSERT INTO node_config (node_id, key, value) VALUES ($1, $2, $3)")
+            .bind(id)
+            .bind(key.as_str())
+            .bind(value.as_str())
+            .execute(tx.conn())
+            .await?;
+    }
     Ok(())
 }
 

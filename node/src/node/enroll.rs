@@ -12,12 +12,13 @@ use twinmesh_protocol::{
     key::{OrganizationKey, PrivateKey},
     signed::Signed,
     time::Time,
-    wire::NewPeer,
+    wire::{NewPeer, NodeDetails},
 };
 
 use super::StartError;
 use crate::{
-    config::{Config, ConfigError},
+    config::{BUILTIN_IMAGE, Config, ConfigError},
+    data,
     mesh::{KnownNodes, Peers, RunMeshes},
     runtime::Secret,
     trust::Keyring,
@@ -40,6 +41,28 @@ pub(super) struct Identity {
     pub(super) collaboration_id: CollaborationId,
     pub(super) collaboration_name: String,
     pub(super) encrypted: bool,
+}
+
+/// Tells the coordinator what this node offers and to whom, or takes back what it told before. The node works without:
+/// it decides by its own configuration.
+pub(super) async fn publish_details(config: &Config, identity: &Identity, api: &Api) {
+    let details = if config.share_config { details(config) } else { NodeDetails::default() };
+    if let Err(error) = api.node_details_put(identity.node_id, &details).await {
+        tracing::warn!(%error, "the coordinator was not told what this node offers");
+    }
+}
+
+fn details(config: &Config) -> NodeDetails {
+    let policies = &config.policies;
+    // The same default as the policy's own.
+    let images = policies.allowed_algorithms.clone().unwrap_or_else(|| [BUILTIN_IMAGE.to_owned()].into());
+    NodeDetails {
+        encryption: Some(config.encryption.enabled),
+        allowed_algorithms: Some(images.into_iter().collect()),
+        allowed_users: policies.allowed_users.as_ref().map(|users| users.iter().copied().collect()),
+        allowed_orgs: policies.allowed_organizations.as_ref().map(|all| all.iter().copied().collect()),
+        databases: data::details(&config.databases),
+    }
 }
 
 /// Logs in and learns who this node is; waits for a coordinator that is away.

@@ -165,6 +165,7 @@ impl Node {
         let keyring = Arc::new(Keyring::open(api.clone(), clock.clone(), &config, &directory)?);
         let key = enroll::settle_keys(&config, &identity, &api, &keyring, clock()).await?;
         enroll::enrol(&identity, &api, &keyring).await?;
+        enroll::publish_details(&config, &identity, &api).await;
         let stop = CancellationToken::new();
         let policy = Policy::new(&config, identity.encrypted);
         if let Some(PrivateKey::Rsa(_)) = &key {

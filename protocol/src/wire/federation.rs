@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Link, Many};
-use crate::id::{AlgorithmStoreId, CollaborationId, NodeId, OrganizationId, StudyId};
+use crate::id::{AlgorithmStoreId, CollaborationId, NodeId, OrganizationId, StudyId, UserId};
 use crate::time::Time;
 
 /// An organization (contract A.6).
@@ -226,4 +226,42 @@ pub struct KeySetter {
     pub kind: String,
     /// The id of the user or node.
     pub id: Option<i64>,
+}
+
+/// What a node tells of its configuration; the body of `PUT /node/<id>/details`. It takes the place of what was told
+/// before, so one that holds nothing takes everything back. Our addition; stock nodes use a socket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeDetails {
+    /// Whether it expects payloads to be encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<bool>,
+    /// The images it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_algorithms: Option<Vec<String>>,
+    /// Whose tasks it runs. Where this and `allowed_orgs` are given, one of them suffices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_users: Option<Vec<UserId>>,
+    /// The organizations whose tasks it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_orgs: Option<Vec<OrganizationId>>,
+    /// Its databases.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<DatabaseDetails>,
+}
+
+/// A database of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseDetails {
+    /// What tasks call it.
+    pub label: String,
+    /// Such as `csv`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The names of its columns, if the node tells them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
 }

@@ -133,6 +133,70 @@ async fn nodes_are_narrowed() {
 }
 
 #[tokio::test]
+async fn a_node_tells_what_it_offers_and_to_whom() {
+    let federation = federation().await;
+    let root = federation.root.as_str();
+    let (first, second) = (&federation.members[0], &federation.members[1]);
+    let put = |token, node: i64, body| federation.ask(Method::PUT, node_path(node), Some(token), Some(body), &[]);
+    let details = json!({
+        "encryption": false, "allowed_algorithms": ["a", "b"], "allowed_orgs": [3],
+        "databases": [{"label": "default", "type": "csv", "columns": ["age", "sex"]}, {"label": "x", "type": "sql"}],
+    });
+    let told = put(&first.node_token, first.node, details.clone()).await.expect(200);
+    let rows: Vec<(String, String)> = told["config"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["key"].as_str().unwrap().to_owned(), row["value"].as_str().unwrap().to_owned()))
+        .collect();
+    let expected = [
+        ("encryption", "False"),
+        ("allowed_algorithms", "a"),
+        ("allowed_algorithms", "b"),
+        ("allowed_orgs", "3"),
+        ("database_labels", "default"),
+        ("db_type_default", "csv"),
+        ("columns_default", "age"),
+        ("columns_default", "sex"),
+        ("database_labels", "x"),
+        ("db_type_x", "sql"),
+    ];
+    assert_eq!(rows, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    assert_eq!(federation.get(root, &format!("/node/{}", first.node)).await.expect(200)["config"], told["config"]);
+
+    // Whom a node does not admit is told at once; one of users and organizations suffices.
+    let body = federation.task_body(&[0]);
+    let refused = federation.post(&first.researcher, "/task", body.clone()).await;
+    assert!(refused.msg().contains("does not accept tasks from you"), "{}", refused.msg());
+    refused.expect(400);
+    federation.post(&second.researcher, "/task", body.clone()).await.expect(201);
+    let mut wider = details.clone();
+    wider["allowed_users"] = json!([2]);
+    put(&first.node_token, first.node, wider).await.expect(200);
+    federation.post(&first.researcher, "/task", body.clone()).await.expect(201);
+    federation.post(&federation.members[2].researcher, "/task", body.clone()).await.expect(400);
+    let nothing = put(&first.node_token, first.node, json!({})).await.expect(200);
+    assert_eq!(nothing["config"], json!([]));
+    federation.post(&federation.members[2].researcher, "/task", body).await.expect(201);
+
+    for (token, status) in [(&second.node_token, 401), (&first.researcher, 401), (&federation.root, 401)] {
+        put(token, first.node, details.clone()).await.expect(status);
+    }
+    put(&first.node_token, 99, details.clone()).await.expect(404);
+    put(&first.node_token, first.node, json!({"colour": 1})).await.expect(400);
+    let many: Vec<String> = (0..6000).map(|number| number.to_string()).collect();
+    put(&first.node_token, first.node, json!({"allowed_algorithms": many})).await.expect(400);
+    put(&first.node_token, first.node, json!({"allowed_algorithms": ["x".repeat(2000)]})).await.expect(400);
+}
+
+fn node_path(node: i64) -> &'static str {
+    match node {
+        3 => "/node/3/details",
+        _ => "/node/99/details",
+    }
+}
+
+#[tokio::test]
 async fn when_somebody_was_seen_narrows_nodes_and_users() {
     let federation = federation().await;
     let root = federation.root.as_str();
