@@ -1,4 +1,4 @@
-//! The program: `twinmesh-coordinator start | config check | config show | config example | doctor | backup`.
+//! The program: `twinmesh-coordinator start | import | admin | config check | config show | config example | doctor | backup`.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
@@ -13,9 +13,11 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::admin::{Admin, NotFound};
 use crate::clock::Clock;
 use crate::config::{Config, EXAMPLE, RootConfig, Secret};
 use crate::doctor::Finding;
+use crate::import::{Options, Outcome};
 use crate::{Coordinator, Surroundings};
 
 /// The variable that may hold the first user's password.
@@ -23,6 +25,9 @@ const ROOT_PASSWORD: &str = "TWINMESH_ROOT_PASSWORD";
 /// The variables that may hold its hash, or name the file that does: those of vantage6 (contract A.3).
 const ROOT_PASSWORD_HASH: &str = "V6_INIT_SUPER_PASS_HASHED";
 const ROOT_PASSWORD_HASH_FILE: &str = "V6_INIT_SUPER_PASS_HASHED_FILE";
+
+/// The exit code when something that was named is not there.
+const EXIT_NOT_FOUND: u8 = 5;
 
 /// Identity, authorization and the task ledger of a federation.
 #[derive(Debug, Parser)]
@@ -45,6 +50,23 @@ enum Command {
     /// the file that V6_INIT_SUPER_PASS_HASHED_FILE names; without any a password is made up, printed once and kept in the
     /// data directory's `root-password`.
     Start(Flags),
+    /// Make organizations, users, roles, collaborations, nodes and studies from a file, all of them or none.
+    ///
+    /// Takes the batch files of vantage6 (`v6 server import`) and what docs/import.yaml shows besides. What exists is kept
+    /// as it is, what it lacks is added. Works on the embedded database while no coordinator runs, and on PostgreSQL also
+    /// beside them.
+    #[command(
+        after_help = "Example:\n  twinmesh-coordinator import federation.yaml --data-dir ./coordinator --dry-run"
+    )]
+    Import(ImportFlags),
+    /// Mend accounts at the machine, when nobody can log in: passwords, locks, second factors, node keys.
+    ///
+    /// Works on the embedded database while no coordinator runs, and on PostgreSQL also beside them.
+    #[command(
+        after_help = "Example:\n  twinmesh-coordinator admin user reset-password root --data-dir ./coordinator\n\n\
+            Exit codes: 0 done, 1 failed, 2 usage, 5 not found"
+    )]
+    Admin(AdminFlags),
     /// Look at the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -72,6 +94,62 @@ enum ConfigCommand {
     Show(Flags),
     /// Print a file to begin with: every setting, its default and its meaning.
     Example,
+}
+
+/// Which coordinator's database.
+#[derive(Debug, Args, Serialize)]
+struct HouseFlags {
+    /// A TOML file with settings.
+    #[arg(long, value_name = "FILE", global = true)]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// The coordinator's directory.
+    #[arg(long, value_name = "DIR", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
+    /// Print JSON instead of tables.
+    #[arg(long, global = true)]
+    #[serde(skip)]
+    json: bool,
+}
+
+impl HouseFlags {
+    fn load(&self) -> anyhow::Result<Config> {
+        let mut config = Config::load(self.config.as_deref(), self)?;
+        if let Ok(password) = std::env::var(ROOT_PASSWORD) {
+            config.root.password = Some(Secret::new(password));
+            config.root.password_file = None;
+        }
+        Ok(config)
+    }
+}
+
+#[derive(Debug, Args)]
+struct ImportFlags {
+    #[command(flatten)]
+    house: HouseFlags,
+    /// The YAML file.
+    file: PathBuf,
+    /// Show what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// A directory to write generated API keys to, a file each, for their owner only; printed once if not given.
+    #[arg(long, value_name = "DIR")]
+    keys_dir: Option<PathBuf>,
+    /// Give users without `roles` every rule, in a role `super` of their organization, as vantage6 does.
+    #[arg(long)]
+    all_rules: bool,
+    /// Take passwords that the policy refuses.
+    #[arg(long)]
+    weak_passwords: bool,
+}
+
+#[derive(Debug, Args)]
+struct AdminFlags {
+    #[command(flatten)]
+    house: HouseFlags,
+    #[command(subcommand)]
+    verb: Admin,
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +230,8 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Start(flags) => start(&flags).await,
+        Command::Import(flags) => import(&flags).await,
+        Command::Admin(flags) => admin(flags).await,
         Command::Config(ConfigCommand::Check(flags)) => flags.load().map(|_| say("the settings are valid")),
         Command::Config(ConfigCommand::Show(flags)) => show(&flags),
         Command::Config(ConfigCommand::Example) => print(EXAMPLE),
@@ -162,9 +242,44 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
+            if error.is::<NotFound>() { ExitCode::from(EXIT_NOT_FOUND) } else { ExitCode::FAILURE }
         }
     }
+}
+
+async fn admin(AdminFlags { house, verb }: AdminFlags) -> anyhow::Result<()> {
+    crate::admin::run(&house.load()?, verb, house.json).await
+}
+
+async fn import(flags: &ImportFlags) -> anyhow::Result<()> {
+    let ImportFlags { house, file, dry_run, keys_dir, all_rules, weak_passwords } = flags;
+    let config = house.load()?;
+    let options = Options {
+        dry_run: *dry_run,
+        keys_dir: keys_dir.clone(),
+        all_rules: *all_rules,
+        weak_passwords: *weak_passwords,
+    };
+    let report = crate::import::import(&config, file, &options).await?;
+    for warning in &report.warnings {
+        say(&format!("warning: {warning}"));
+    }
+    if let Some(password) = &report.new_root_password {
+        say(&format!(
+            "The first user is `root` with the password {password}\nIt is kept in {} until you remove that file, and not \
+             shown again.",
+            config.data_dir.join("root-password").display()
+        ));
+    }
+    crate::print::list(house.json, &report.lines, &["OUTCOME", "KIND", "NAME", "API KEY"], |line| {
+        let outcome = match (line.outcome, dry_run) {
+            (Outcome::Kept, _) => "kept",
+            (Outcome::Created, false) => "created",
+            (Outcome::Created, true) => "would be created",
+        };
+        let file = line.api_key_file.as_ref().map(|path| format!("in {}", path.display()));
+        vec![outcome.into(), line.kind.into(), line.name.clone(), line.api_key.clone().or(file).unwrap_or_default()]
+    })
 }
 
 async fn start(flags: &Flags) -> anyhow::Result<()> {

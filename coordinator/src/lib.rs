@@ -7,9 +7,11 @@
 //!   additions. `relay` – the overlay's meeting point. `algorithm_store` – asks services of others.
 //! * `mail` – what users are told by mail.
 //! * `server` – connections. `files` – the data directory. `doctor` – whether it works, and why not.
+//! * `import`, `admin` – what an operator does at the machine. `house` – the database for them. `print` – what they print.
 //!
 //! [`Coordinator::start`] runs one within any process.
 
+mod admin;
 mod algorithm_store;
 mod ask;
 pub mod authn;
@@ -19,10 +21,13 @@ pub mod clock;
 pub mod config;
 mod doctor;
 mod files;
+mod house;
 mod http;
+mod import;
 mod ledger;
 mod mail;
 mod objects;
+mod print;
 mod relay;
 mod server;
 mod store;

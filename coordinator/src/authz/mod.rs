@@ -4,7 +4,7 @@
 //! * [`actor`] – who asks; [`target`] – what a decision needs to know of the resource.
 //! * [`action`] – the table of actions: who may do each, by which rule, under which conditions.
 //! * [`decide`] – the one place where it is decided. A write in the store takes the [`Permit`] it returns.
-//! * [`grant`] – that nobody gives more than they hold.
+//! * [`grant`] – that nobody gives more than they hold. [`operator`] – who sits at the machine.
 //!
 //! All of it is pure: no database, no clock.
 
@@ -13,6 +13,7 @@ pub(crate) mod actor;
 pub(crate) mod grant;
 #[cfg(test)]
 mod matrix;
+pub(crate) mod operator;
 pub(crate) mod role;
 pub(crate) mod rule;
 pub(crate) mod target;

@@ -62,6 +62,11 @@ impl PageRequest {
         })
     }
 
+    /// Everything on one page, in the list's own order.
+    pub(crate) fn all() -> Self {
+        Self { page: 1, per_page: i64::MAX, sort: Vec::new(), asked: true }
+    }
+
     /// Everything up to `cap` on the first page, unless the caller named a page or its size (contract F.1-2).
     pub(crate) fn or_all(mut self, cap: i64) -> Self {
         if !self.asked {

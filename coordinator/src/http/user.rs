@@ -427,7 +427,7 @@ async fn check_free(
 }
 
 /// `^[a-zA-Z][a-zA-Z0-9._-]+$`, 3 to 128 characters.
-fn check_username(name: &str) -> Result<(), Problem> {
+pub(crate) fn check_username(name: &str) -> Result<(), Problem> {
     check_length("username", name, 3, 128)?;
     let rest = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(rest) {
@@ -437,7 +437,7 @@ fn check_username(name: &str) -> Result<(), Problem> {
     Err(Problem::field("username", text))
 }
 
-fn check_email(email: &str) -> Result<(), Problem> {
+pub(crate) fn check_email(email: &str) -> Result<(), Problem> {
     check_length("email", email, 3, 256)?;
     let valid = email.split_once('@').is_some_and(|(name, domain)| {
         !name.is_empty() && !domain.is_empty() && !domain.contains('@') && !email.contains(char::is_whitespace)

@@ -18,6 +18,7 @@ pub(crate) mod instance;
 mod migration;
 pub(crate) mod node;
 pub(crate) mod object;
+pub(crate) mod operator;
 pub(crate) mod organization;
 pub(crate) mod outbox;
 pub(crate) mod peer;

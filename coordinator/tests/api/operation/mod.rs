@@ -1,5 +1,6 @@
 //! What an operator sees of a coordinator.
 
+mod batch;
 mod doctor;
 
 use std::path::Path;
