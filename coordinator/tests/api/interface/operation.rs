@@ -106,13 +106,28 @@ fn delete(path: &str, kind: Kind) -> Operation {
 /// Every way to ask, by path.
 pub(crate) fn table() -> Vec<Operation> {
     use Kind::{
-        Account, Collaboration, Node, Nothing, Organization, Payload, Place, Role, Run, Study, Task, Upload, User,
+        Account, AlgorithmStore, Collaboration, Node, Nothing, Organization, Payload, Place, Role, Run, Study, Task,
+        Upload, User,
     };
     let dependents = |_: &Thing| "?delete_dependents=true".to_owned();
     let by_id = |thing: &Thing, _: &str| json!({"id": thing.id});
     let organization = |thing: &Thing, _: &str| json!({"id": thing.organization});
     let node = |thing: &Thing, _: &str| json!({"id": thing.other});
     vec![
+        list("/algorithmstore", AlgorithmStore),
+        // No store is there, which who may link one is told.
+        Operation {
+            answers: Some(400),
+            ..post("/algorithmstore", Place).body(|place, name| {
+                json!({
+                    "name": name, "algorithm_store_url": "http://127.0.0.1:1/api", "collaboration_id": place.id,
+                    "server_url": "https://coordinator.example.org", "force": true,
+                })
+            })
+        },
+        get("/algorithmstore/{id}", AlgorithmStore),
+        patch("/algorithmstore/{id}", AlgorithmStore),
+        delete("/algorithmstore/{id}", AlgorithmStore),
         post("/blobstream", Nothing).bytes(&[("upload-complete", "?0")], b"part"),
         get("/blobstream/{id}", Payload).hides(),
         get("/blobstream/upload/{id}", Upload).hides(),
@@ -143,6 +158,7 @@ pub(crate) fn table() -> Vec<Operation> {
         get("/node/{id}", Node),
         patch("/node/{id}", Node),
         delete("/node/{id}", Node),
+        Operation::new(Method::PUT, "/node/{id}/details", Node).body(|_, name| json!({"allowed_algorithms": [name]})),
         Operation::new(Method::PUT, "/node/{id}/peer", Node)
             .body(|node, _| node.certificate.clone().unwrap_or_default()),
         list("/organization", Organization),
@@ -156,6 +172,7 @@ pub(crate) fn table() -> Vec<Operation> {
             })
             .note("public key"),
         delete("/organization/{id}", Organization).query(dependents),
+        get("/organization/{id}/key", Organization),
         get("/overlay", Nothing),
         Operation::new(Method::PATCH, "/password/change", Account)
             .body(|_, _| json!({"current_password": PASSWORD, "new_password": "Another-Horse-2"})),
@@ -211,7 +228,6 @@ pub(crate) fn table() -> Vec<Operation> {
         get("/user/{id}", User).query(|_| "?include_permissions=1".into()).note("with permissions"),
         patch("/user/{id}", User).body(|_, name| json!({"firstname": name})),
         delete("/user/{id}", User).query(dependents),
-        get("/algorithmstore", Nothing),
         get("/blobstream/status", Nothing),
         Operation { answers: Some(501), ..get("/vpn", Nothing) },
         get("/vpn/algorithm/addresses", Nothing),

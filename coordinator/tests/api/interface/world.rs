@@ -16,6 +16,7 @@ use twinmesh_protocol::key::OrganizationKey;
 use twinmesh_protocol::signed::Signed;
 
 use super::operation::{Ask, Operation};
+use crate::ledger::algorithm_store::{AlgorithmStore, Manner};
 use crate::ledger::federation::{Federation, Member, id, plain};
 
 /// A role that may have nothing to do with any rule.
@@ -94,6 +95,8 @@ pub(crate) enum Kind {
     Place,
     Study,
     Node,
+    /// A link to one, for one collaboration.
+    AlgorithmStore,
     User,
     /// The caller's account.
     Account,
@@ -148,6 +151,8 @@ pub(crate) struct World {
     tokens: BTreeMap<i64, String>,
     things: BTreeMap<(Kind, Relation, i64), Thing>,
     next: AtomicI64,
+    /// Takes every coordinator for its own.
+    store: AlgorithmStore,
 }
 
 impl World {
@@ -177,6 +182,7 @@ impl World {
             tokens,
             things: BTreeMap::new(),
             next: AtomicI64::new(1),
+            store: AlgorithmStore::start(Manner::Well).await,
             federation,
         }
     }
@@ -341,6 +347,15 @@ impl World {
                 Thing { certificate: Some(certificate(member, place.id)), ..Thing::new(node, owner, place.id) }
             }
             (Kind::Node, _) => return None,
+
+            (Kind::AlgorithmStore, Ours | Foreign) => {
+                let collaboration = if relation == Foreign { self.elsewhere_id } else { main };
+                let mut body = self.store.body(json!(collaboration));
+                body["algorithm_store_url"] = format!("{}/{}", self.store.url, self.fresh("store")).into();
+                let made = self.federation.post(&self.federation.root, "/algorithmstore", body).await.expect(201);
+                Thing::new(id(&made), owner, collaboration)
+            }
+            (Kind::AlgorithmStore, _) => return None,
 
             (Kind::User | Kind::Account, Own) if role.is_user() => {
                 let (user, token) = self.user(role).await;

@@ -23,7 +23,7 @@ const REVIEWED: &str =
 
 /// How a store behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Manner {
+pub(crate) enum Manner {
     Well,
     /// Refuses to list servers; its algorithms are for everybody.
     RefusesButPublic,
@@ -49,14 +49,14 @@ struct Shared {
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
-struct AlgorithmStore {
-    url: String,
+pub(crate) struct AlgorithmStore {
+    pub(crate) url: String,
     shared: Shared,
     server: JoinHandle<()>,
 }
 
 impl AlgorithmStore {
-    async fn start(manner: Manner) -> Self {
+    pub(crate) async fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/api", listener.local_addr().unwrap());
         let shared = Shared { manner: Arc::new(Mutex::new(manner)), asked: Arc::default() };
@@ -83,7 +83,7 @@ impl AlgorithmStore {
         id(&answer.expect(201))
     }
 
-    fn body(&self, collaboration: Value) -> Value {
+    pub(crate) fn body(&self, collaboration: Value) -> Value {
         json!({
             "name": "store", "algorithm_store_url": self.url, "server_url": "https://coordinator.example.org",
             "collaboration_id": collaboration, "force": true,

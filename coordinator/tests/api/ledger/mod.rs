@@ -1,6 +1,6 @@
 //! The task ledger, asked over the interface.
 
-mod algorithm_store;
+pub(crate) mod algorithm_store;
 mod event;
 pub(crate) mod federation;
 mod filter;
