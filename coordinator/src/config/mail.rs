@@ -107,3 +107,34 @@ impl MailConfig {
 fn is_this_machine(server: &str) -> bool {
     server == "localhost" || server.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_no_sense_is_told_by_key() {
+        let good = MailConfig {
+            server: Some("smtp.example.org".into()),
+            from: Some("Twinmesh <noreply@example.org>".into()),
+            ..MailConfig::default()
+        };
+        good.check().unwrap();
+        MailConfig::default().check().unwrap();
+        let here = MailConfig { server: Some("127.0.0.1".into()), encryption: Encryption::None, ..good.clone() };
+        here.check().unwrap();
+        let secret = || Some(Secret::new("secret"));
+        for (wrong, key) in [
+            (MailConfig { encryption: Encryption::None, ..good.clone() }, "mail.encryption"),
+            (MailConfig { from: None, ..good.clone() }, "mail.from"),
+            (MailConfig { from: Some("nobody".into()), ..good.clone() }, "mail.from"),
+            (MailConfig { username: Some("us".into()), ..good.clone() }, "mail.username"),
+            (MailConfig { password: secret(), ..good.clone() }, "mail.username"),
+            (MailConfig { password: secret(), password_file: Some("x".into()), ..good.clone() }, "mail.password"),
+            (MailConfig { retry_after: Span(Duration::ZERO), ..good }, "mail.retry_after"),
+        ] {
+            let error = wrong.check().unwrap_err().to_string();
+            assert!(error.contains(&format!("`{key}`")), "{key}: {error}");
+        }
+    }
+}

@@ -10,5 +10,5 @@ mod limit;
 mod log_in;
 mod process;
 mod recover;
-mod smtp;
+pub(crate) mod smtp;
 mod two_factor;

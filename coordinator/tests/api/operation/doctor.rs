@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::{config, program, said, start};
 use crate::database::is_postgres;
+use crate::identity::smtp::{Manner, Sink};
 
 /// What it says, and whether all is well.
 async fn examine(directory: &Path) -> (bool, String) {
@@ -86,4 +87,32 @@ async fn a_database_that_cannot_be_read_is_told_with_its_reason() {
     assert_eq!(output.status.code(), Some(1));
     assert!(line(&text, "database").starts_with("FAIL"), "{text}");
     assert!(!text.contains("secret@"), "{text}");
+}
+
+#[tokio::test]
+async fn a_mail_server_is_tried_with_its_log_in() {
+    let directory = private_directory();
+    let sink = Sink::start(Manner::Polite).await;
+    let ask = async |port: u16| {
+        let mut command = program(directory.path(), &["doctor"]).await;
+        for (name, value) in [
+            ("SERVER", "127.0.0.1"),
+            ("PORT", &port.to_string()),
+            ("ENCRYPTION", "none"),
+            ("FROM", "noreply@example.org"),
+            ("USERNAME", "us"),
+            ("PASSWORD", "Mail-Secret-1"),
+        ] {
+            command.env(format!("COORDINATOR__MAIL__{name}"), value);
+        }
+        let output = command.output().await.unwrap();
+        (output.status.success(), said(&output))
+    };
+    let (well, text) = ask(sink.address.port()).await;
+    assert!(well && line(&text, "mail").starts_with("ok"), "{text}");
+    assert!(sink.commands().iter().any(|line| line.starts_with("AUTH")), "{:?}", sink.commands());
+    let (port, server) = (sink.address.port(), sink);
+    drop(server);
+    let (well, text) = ask(port).await;
+    assert!(!well && line(&text, "mail").starts_with("FAIL") && !text.contains("Mail-Secret"), "{text}");
 }
