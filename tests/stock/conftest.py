@@ -51,6 +51,9 @@ class Wire:
         """What the client cannot live with: an answer that is no JSON, or an error without a sentence (A.1, F.1-17)."""
         if response.status_code >= 500:
             return f"status {response.status_code}: {response.text}"
+        if response.status_code == 200 and response.headers.get("content-type") == "application/octet-stream":
+            is_payload = urlsplit(response.url).path.startswith("/api/blobstream/")
+            return None if is_payload else "bytes that are no payload"
         if response.status_code <= 210:
             return None if _is_json(response) else "an answer that is no JSON"
         if not _is_json(response) or not isinstance(response.json().get("msg"), str):

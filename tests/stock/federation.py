@@ -222,10 +222,11 @@ def values(number):
 class Federation:
     """Hospitals in a collaboration, with a researcher of the first one."""
 
-    def __init__(self, directory, size, encrypted=False):
+    def __init__(self, directory, size, encrypted=False, settings=""):
         self.directory = Path(directory)
         # Whoever is away is known to be at once, and a held question outlasts the slowest machine.
-        self.coordinator = Coordinator(self.directory, '[limits]\nnode_grace = "200ms"\nstatus_hold = "10m"\n')
+        limits = '[limits]\nnode_grace = "200ms"\nstatus_hold = "10m"\n'
+        self.coordinator = Coordinator(self.directory, limits + settings)
         self.hospitals = []
         self._size = size
         self._encrypted = encrypted
