@@ -1,7 +1,8 @@
-//! The program: `twinmesh-coordinator start | import | admin | config check | config show | config example | doctor | backup`.
+//! The program: `twinmesh-coordinator start | import | admin | config check | config show | config example | doctor |
+//! health | backup`.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,13 +12,13 @@ use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::admin::{Admin, NotFound};
 use crate::clock::Clock;
 use crate::config::{Config, EXAMPLE, RootConfig, Secret};
 use crate::doctor::Finding;
 use crate::import::{Options, Outcome};
+use crate::notify::Supervisor;
 use crate::{Coordinator, Surroundings};
 
 /// The variable that may hold the first user's password.
@@ -73,6 +74,10 @@ enum Command {
     /// Try what a start needs, ask the coordinator that runs on the data directory if there is one, and say how to
     /// mend what fails. Changes nothing.
     Doctor(Flags),
+    /// Ask the coordinator that runs on the data directory whether requests should be sent to it: 0 if so, else 1.
+    ///
+    /// For health checks of containers and the like; `doctor` tells people more.
+    Health(Flags),
     /// Copy the embedded database into a new file, also while the coordinator runs.
     ///
     /// The copy is whole and as of one moment. Keep the data directory's `token-secret` and `relay.key` beside it:
@@ -236,6 +241,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Config(ConfigCommand::Show(flags)) => show(&flags),
         Command::Config(ConfigCommand::Example) => print(EXAMPLE),
         Command::Doctor(flags) => doctor(&flags).await,
+        Command::Health(flags) => health(&flags).await,
         Command::Backup(flags) => backup(&flags).await,
     };
     match done {
@@ -284,16 +290,13 @@ async fn import(flags: &ImportFlags) -> anyhow::Result<()> {
 
 async fn start(flags: &Flags) -> anyhow::Result<()> {
     let config = flags.load()?;
-    let filter =
-        EnvFilter::try_new(&config.log).with_context(|| format!("the setting `log` is invalid: `{}`", config.log))?;
-    // Whoever runs us within their own process may have done this already.
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour);
-    let _ = subscriber.with_writer(std::io::stderr).try_init();
+    crate::telemetry::start(&config)?;
+    let supervisor = Supervisor::from_environment();
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut reload = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
 
-    raise_file_limit();
+    raise_file_limit(config.limits.connections);
     let data_dir = config.data_dir.clone();
     let coordinator = Coordinator::prepare(config, Surroundings::default()).await?;
     if let Some(password) = coordinator.new_root_password() {
@@ -305,20 +308,36 @@ async fn start(flags: &Flags) -> anyhow::Result<()> {
     }
     let running = coordinator.serve().await?;
     tracing::info!(url = running.url(), data_dir = %data_dir.display(), "the coordinator is ready");
+    supervisor.tell("READY=1");
+    let reloading = async {
+        while reload.recv().await.is_some() {
+            running.reload();
+        }
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = reloading => {}
+        () = supervisor.keep_awake() => {}
     }
+    supervisor.tell("STOPPING=1");
     tracing::info!("the coordinator stops");
     running.shutdown().await;
     Ok(())
 }
 
-/// Lets this process have as many files open as the system allows: each event stream is one.
-fn raise_file_limit() {
+/// Lets this process have as many files open as the system allows: each connection is one.
+fn raise_file_limit(connections: u32) {
     let limit = getrlimit(Resource::Nofile);
+    let wanted = u64::from(connections) + 256;
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         tracing::debug!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
+    if getrlimit(Resource::Nofile).current.is_some_and(|current| current < wanted) {
+        tracing::warn!(
+            "`limits.connections` allows {connections} connections, but the system fewer open files: raise its limit \
+             (`LimitNOFILE=` in systemd)"
+        );
     }
 }
 
@@ -343,6 +362,15 @@ async fn backup(BackupFlags { flags, output }: &BackupFlags) -> anyhow::Result<(
     );
     crate::store::back_up(&crate::sqlite_file(&config.data_dir), output).await?;
     say(&format!("the database is copied to {}", output.display()));
+    Ok(())
+}
+
+async fn health(flags: &Flags) -> anyhow::Result<()> {
+    let config = flags.load()?;
+    let url = format!("{}/health/ready", crate::url_told(&config.data_dir)?);
+    let certificate = config.tls.files().map(|(certificate, _)| certificate.as_path());
+    let (status, body) = crate::ask::get(&url, certificate).await?;
+    anyhow::ensure!(status.is_success(), "it is not ready: {}", String::from_utf8_lossy(&body));
     Ok(())
 }
 

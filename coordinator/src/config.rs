@@ -2,11 +2,13 @@
 
 mod algorithm_stores;
 mod mail;
+mod metrics;
 mod network;
 mod objects;
 mod password;
 mod recovery;
 mod retention;
+mod tls;
 mod two_factor;
 
 use std::fmt;
@@ -22,11 +24,13 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use self::mail::{Encryption, MailConfig};
+pub use self::metrics::MetricsConfig;
 pub use self::network::{InvalidNetwork, Network};
 pub use self::objects::{ObjectsConfig, StoreOptions};
 pub use self::password::PasswordConfig;
 pub use self::recovery::RecoveryConfig;
 pub use self::retention::RetentionConfig;
+pub use self::tls::TlsConfig;
 pub use self::two_factor::TwoFactorConfig;
 
 /// All settings with their meaning and defaults, as a file to begin with.
@@ -73,6 +77,8 @@ pub struct Config {
     pub api_path: String,
     /// What to log, in the words of `tracing`'s filter: `info`, `debug`, `twinmesh_coordinator=trace`.
     pub log: String,
+    /// How to log.
+    pub log_format: LogFormat,
     /// The database.
     pub database: DatabaseConfig,
     /// Tokens of users and nodes.
@@ -97,6 +103,10 @@ pub struct Config {
     pub recovery: RecoveryConfig,
     /// The server that takes our mail.
     pub mail: MailConfig,
+    /// TLS, spoken by the coordinator itself.
+    pub tls: TlsConfig,
+    /// Figures for Prometheus.
+    pub metrics: MetricsConfig,
 }
 
 /// The database.
@@ -149,6 +159,8 @@ pub struct LimitsConfig {
     /// Proxies whose `X-Forwarded-For` says where a request comes from, as addresses or networks. Name the proxy that
     /// stands in front: to the limits above all who come through one that is not named are one.
     pub trusted_proxies: Vec<Network>,
+    /// How many connections may be open at a time; more wait: `8192`.
+    pub connections: u32,
 }
 
 /// The overlay's meeting point and relay.
@@ -181,6 +193,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7601)),
             api_path: "/api".into(),
             log: "info,libp2p_swarm=warn".into(),
+            log_format: LogFormat::default(),
             database: DatabaseConfig::default(),
             tokens: TokensConfig::default(),
             limits: LimitsConfig::default(),
@@ -193,6 +206,8 @@ impl Default for Config {
             two_factor: TwoFactorConfig::default(),
             recovery: RecoveryConfig::default(),
             mail: MailConfig::default(),
+            tls: TlsConfig::default(),
+            metrics: MetricsConfig::default(),
         }
     }
 }
@@ -233,8 +248,20 @@ impl Default for LimitsConfig {
             guesses_per_account: 30,
             guesses_within: Span(Duration::from_secs(5 * 60)),
             trusted_proxies: vec![IpAddr::from(Ipv4Addr::LOCALHOST).into(), IpAddr::from(Ipv6Addr::LOCALHOST).into()],
+            connections: 8192,
         }
     }
+}
+
+/// How to log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: an object a line.
+    Json,
 }
 
 /// How much a commit waits for.
@@ -268,7 +295,7 @@ impl Config {
 
     /// The files that settings name for their secrets.
     pub(crate) fn secret_files(&self) -> Vec<&PathBuf> {
-        [&self.database.url_file, &self.root.password_file].into_iter().flatten().collect()
+        [&self.database.url_file, &self.root.password_file, &self.tls.key].into_iter().flatten().collect()
     }
 
     /// Whether the settings make sense together.
@@ -298,6 +325,10 @@ impl Config {
         }
         self.objects.check()?;
         self.retention.check()?;
+        if self.limits.connections == 0 {
+            return wrong("limits.connections", "use at least 1");
+        }
+        self.tls.check()?;
         if self.database.url.is_some() && self.database.url_file.is_some() {
             return wrong("database.url", "`database.url_file` is given too; keep one of them");
         }
@@ -546,6 +577,7 @@ mod tests {
             ("[objects]\nurl = \"s3://bucket\"\noptions = {regoin = \"x\"}", ["objects.options", "regoin"]),
             ("[objects]\noptions = {region = \"x\"}", ["objects.options", "region"]),
             ("[retention]\nresults = \"1s\"", ["retention.results", "1m"]),
+            ("[tls]\ncertificate = \"a.pem\"", ["tls.key", "both"]),
         ] {
             let error = load(text).unwrap_err().to_string();
             assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");

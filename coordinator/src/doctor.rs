@@ -4,8 +4,9 @@
 //! needs them. Beside a running coordinator it is asked what it says of itself.
 //!
 //! * [`house`] – the data directory and the files in it. [`database`] – the database. [`objects`] – large payloads.
-//!   [`door`] – the address, and who answers there. [`mail`] – the mail server.
+//!   [`certificate`] – TLS. [`door`] – the address, and who answers there. [`mail`] – the mail server.
 
+mod certificate;
 mod database;
 mod door;
 mod house;
@@ -14,6 +15,7 @@ mod objects;
 
 use twinmesh_protocol::time::Time;
 
+pub(crate) use self::house::{NO_SPACE, free_space};
 use crate::config::Config;
 use crate::files;
 
@@ -80,6 +82,7 @@ pub(crate) async fn examine(config: &Config, now: Time) -> Vec<(&'static str, Fi
         ("database", database::examine(&patient).await),
         ("clock", database::clock(&patient).await),
         ("object store", objects::examine(&patient).await),
+        ("certificate", certificate::examine(&patient)),
         ("address", door::address(&patient).await),
         ("service", door::service(&patient).await),
         ("mail", mail::server(&patient).await),

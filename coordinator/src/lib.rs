@@ -6,7 +6,8 @@
 //! * `store` – all SQL. `objects` – large payloads. `tidy` – what is removed by age. `http` – the v4 contract and our
 //!   additions. `relay` – the overlay's meeting point. `algorithm_store` – asks services of others.
 //! * `mail` – what users are told by mail.
-//! * `server` – connections. `files` – the data directory. `doctor` – whether it works, and why not.
+//! * `server`, `tls` – connections. `metrics`, `telemetry`, `notify` – what operators watch. `files` – the data directory.
+//!   `doctor` – whether it works, and why not.
 //! * `import`, `admin` – what an operator does at the machine. `house` – the database for them. `print` – what they print.
 //!
 //! [`Coordinator::start`] runs one within any process.
@@ -21,17 +22,23 @@ pub mod clock;
 pub mod config;
 mod doctor;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 mod house;
 mod http;
 mod import;
 mod ledger;
 mod mail;
+mod metrics;
+mod notify;
 mod objects;
 mod print;
 mod relay;
 mod server;
 mod store;
+mod telemetry;
 mod tidy;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -61,10 +68,13 @@ use mail::{Mailer, Postman, Rounds};
 use objects::Objects;
 pub use objects::ObjectsError;
 use relay::Relay;
+use server::Manner;
 use store::instance::InstanceId;
 pub use store::{BackupError, StoreError};
 use store::{Location, Store};
 pub use tidy::{Tidied, Tidier, TidyError};
+use tls::Tls;
+pub use tls::TlsError;
 
 /// The error of starting a coordinator.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +96,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The certificate or its key cannot be used.
+    #[error("TLS cannot be spoken")]
+    Tls(#[from] TlsError),
     /// The overlay's meeting point cannot be started.
     #[error("cannot start the overlay's meeting point")]
     Overlay(#[source] anyhow::Error),
@@ -153,6 +166,8 @@ impl Coordinator {
     pub async fn prepare(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
         let directory = &config.data_dir;
         let lock = files::take(directory)?;
+        let tls = config.tls.files().map(|(certificate, key)| Tls::load(certificate, key, surroundings.clock.clone()));
+        let tls = tls.transpose()?;
         files::remove(&ready_file(directory))?;
         let location = match config.database.url()? {
             Some(url) => Location::Url(url),
@@ -211,6 +226,8 @@ impl Coordinator {
             instance: Instance { id: instance, lease: config.limits.instance_lease.0 },
             algorithm_stores,
             relay,
+            tls,
+            data_dir: directory.clone(),
             shutdown: shutdown.clone(),
         });
         let tidier = Tidier {
@@ -268,23 +285,37 @@ impl Coordinator {
     /// When the address cannot be had.
     pub async fn serve(self) -> Result<Running, StartError> {
         let wanted = self.config.listen;
-        let bound = async {
-            let listener = TcpListener::bind(wanted).await?;
-            let address = listener.local_addr()?;
-            Ok((listener, address))
+        let (listener, address) = bind(wanted).await?;
+        let watched = match self.config.metrics.listen {
+            Some(wanted) => Some(bind(wanted).await?),
+            None => None,
         };
-        let (listener, address) = bound.await.map_err(|source| StartError::Listen { address: wanted, source })?;
         let router = self.router();
         let Self { state, config, shutdown, abandon, lock, .. } = self;
         abandon.disarm();
-        let url = format!("http://{address}{}", config.api_path);
+        let scheme = if state.tls().is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{address}{}", config.api_path);
+        let metrics = watched.as_ref().map(|(_, address)| format!("http://{address}/metrics"));
         let overlay = state.relay().map(|relay| relay.info().addresses).unwrap_or_default();
         let ready = ready_file(&config.data_dir);
-        let told = json!({"url": url, "overlay": overlay, "pid": std::process::id()});
-        let server = server::serve(listener, router, config.limits.header_timeout.0, shutdown.clone());
-        let server = tokio::spawn(server);
+        let told = json!({"url": url, "overlay": overlay, "metrics": metrics, "pid": std::process::id()});
+        let manner = Manner {
+            header_timeout: config.limits.header_timeout.0,
+            connections: usize::try_from(config.limits.connections).unwrap_or(usize::MAX),
+            tls: state.tls().cloned(),
+        };
+        let plain = Manner { tls: None, ..manner.clone() };
+        let mut servers = vec![tokio::spawn(server::serve(listener, router, manner, shutdown.clone()))];
+        if let Some((listener, _)) = watched {
+            let router = metrics::router(state.clone());
+            servers.push(tokio::spawn(server::serve(listener, router, plain, shutdown.clone())));
+        }
+        if let Some(tls) = state.tls().cloned() {
+            let stop = shutdown.clone();
+            tokio::spawn(async move { stop.run_until_cancelled(tls.keep_fresh()).await });
+        }
         files::write_private(&ready, format!("{told:#}\n").as_bytes())?;
-        Ok(Running { url, overlay, shutdown, server, state, ready, _lock: lock })
+        Ok(Running { url, metrics, overlay, shutdown, servers, state, ready, _lock: lock })
     }
 }
 
@@ -292,9 +323,10 @@ impl Coordinator {
 #[derive(Debug)]
 pub struct Running {
     url: String,
+    metrics: Option<String>,
     overlay: Vec<String>,
     shutdown: CancellationToken,
-    server: JoinHandle<()>,
+    servers: Vec<JoinHandle<()>>,
     state: AppState,
     ready: PathBuf,
     _lock: files::Lock,
@@ -307,6 +339,20 @@ impl Running {
         &self.url
     }
 
+    /// Where the figures for Prometheus are, if they are served.
+    #[must_use]
+    pub fn metrics_url(&self) -> Option<&str> {
+        self.metrics.as_deref()
+    }
+
+    /// Reads certificate and key again, if TLS is spoken. What is wrong with them goes into the log, and those in use
+    /// stay.
+    pub fn reload(&self) {
+        if let Some(tls) = self.state.tls() {
+            tls.reload_or_tell();
+        }
+    }
+
     /// The multiaddresses of the overlay's meeting point.
     #[must_use]
     pub fn overlay(&self) -> &[String] {
@@ -317,8 +363,10 @@ impl Running {
     /// than two seconds.
     pub async fn shutdown(self) {
         self.shutdown.cancel();
-        if let Err(error) = self.server.await {
-            tracing::error!("the server ended badly: {error}");
+        for server in self.servers {
+            if let Err(error) = server.await {
+                tracing::error!("the server ended badly: {error}");
+            }
         }
         if let Some(relay) = self.state.relay() {
             relay.stop().await;
@@ -328,6 +376,15 @@ impl Running {
             tracing::warn!("{error}");
         }
     }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|source| StartError::Listen { address, source })
 }
 
 /// The embedded database.

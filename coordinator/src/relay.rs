@@ -57,6 +57,16 @@ impl Relay {
         }
     }
 
+    /// Whether it is at work.
+    pub(crate) fn is_running(&self) -> bool {
+        self.handle.is_running()
+    }
+
+    /// How many nodes can be reached through it.
+    pub(crate) fn reservations(&self) -> usize {
+        self.handle.stats().reservations
+    }
+
     /// Lets exactly those nodes in that are registered at this moment.
     pub(crate) async fn admit_registered(&self, store: &Store) -> StoreResult<()> {
         let _turn = self.admitting.lock().await;

@@ -1,7 +1,9 @@
 //! The shell around the interface: connections, and their end.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,10 +13,14 @@ use axum::http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
+
+use crate::tls::Tls;
 
 /// How long requests that are being answered may take once the process ends. Held requests and event streams are cut
 /// then, without an answer: their clients ask again.
@@ -28,20 +34,36 @@ const PROBES: u32 = 3;
 /// How long to wait after the machine had no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How to serve.
+#[derive(Debug, Clone)]
+pub(crate) struct Manner {
+    /// How long a client may take to shake hands, and to tell a request's head.
+    pub(crate) header_timeout: Duration,
+    /// How many connections may be open at a time.
+    pub(crate) connections: usize,
+    /// Whether TLS is spoken.
+    pub(crate) tls: Option<Tls>,
+}
+
 /// Serves until `shutdown`, then ends every connection within [`GRACE`].
-pub(crate) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    header_timeout: Duration,
-    shutdown: CancellationToken,
-) {
+pub(crate) async fn serve(listener: TcpListener, router: Router, manner: Manner, shutdown: CancellationToken) {
+    let places = Arc::new(Semaphore::new(manner.connections.min(Semaphore::MAX_PERMITS)));
+    let mut is_full = false;
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    connections.spawn(connection(stream, peer, router.clone(), header_timeout, shutdown.clone()));
+            accepted = accept(&listener, &places) => match accepted {
+                Ok((stream, peer, place)) => {
+                    let (manner, router, shutdown) = (manner.clone(), router.clone(), shutdown.clone());
+                    connections.spawn(async move {
+                        let _place = place;
+                        connection(stream, peer, router, manner, shutdown).await;
+                    });
+                    let was_full = std::mem::replace(&mut is_full, places.available_permits() == 0);
+                    if is_full && !was_full {
+                        tracing::warn!("as many connections are open as `limits.connections` allows; more wait");
+                    }
                 }
                 Err(error) => {
                     tracing::warn!("cannot accept a connection: {error}");
@@ -58,20 +80,44 @@ pub(crate) async fn serve(
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    router: Router,
-    header_timeout: Duration,
-    shutdown: CancellationToken,
-) {
+type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+
+/// The next connection, once there is a place for it.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<Accepted> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, place))
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, manner: Manner, shutdown: CancellationToken) {
     if let Err(error) = attend(&stream) {
         tracing::debug!("a connection keeps the system's settings: {error}");
     }
+    let Some(tls) = &manner.tls else { return converse(stream, peer, router, &manner, shutdown).await };
+    let greeted = tokio::time::timeout(manner.header_timeout, tls.acceptor().accept(stream));
+    let greeted = tokio::select! {
+        greeted = greeted => greeted,
+        () = shutdown.cancelled() => return,
+    };
+    match greeted {
+        Ok(Ok(stream)) => converse(stream, peer, router, &manner, shutdown).await,
+        // Scanners, and those who speak plain HTTP: nothing that somebody must act on.
+        Ok(Err(error)) => tracing::debug!("a client does not speak TLS with us: {error}"),
+        Err(_) => tracing::debug!("a client took too long to shake hands"),
+    }
+}
+
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    router: Router,
+    manner: &Manner,
+    shutdown: CancellationToken,
+) {
     let service = hyper::service::service_fn(move |request: Request<Incoming>| answer(router.clone(), peer, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(manner.header_timeout)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {

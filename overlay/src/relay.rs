@@ -188,6 +188,12 @@ impl RelayHandle {
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the relay is at work.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        !self.commands.is_closed()
+    }
+
     /// Closes all connections and ends the relay; returns when it has ended.
     pub async fn shutdown(&self) {
         let (done, ended) = oneshot::channel();

@@ -1,5 +1,7 @@
 //! The address, and who answers there.
 
+use std::path::Path;
+
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -31,10 +33,11 @@ pub(super) async fn service(patient: &Patient<'_>) -> Finding {
     }
     let health = async {
         let url = told(patient)?;
-        anyhow::Ok(health(&url).await?)
+        let certificate = patient.config.tls.files().map(|(certificate, _)| certificate.as_path());
+        anyhow::Ok(health(&url, certificate).await?)
     };
     match health.await {
-        Ok(health) if health.get("database") == Some(&Value::Bool(true)) => {
+        Ok(health) if health.get("ready") == Some(&Value::Bool(true)) => {
             Finding::well("it answers, and so does its database")
         }
         Ok(health) => {
@@ -45,8 +48,8 @@ pub(super) async fn service(patient: &Patient<'_>) -> Finding {
 }
 
 /// What the coordinator at a URL, which has the API's path, says of its health.
-async fn health(url: &str) -> Result<Value, AskError> {
-    let (status, body) = ask::get(&format!("{url}/health")).await?;
+async fn health(url: &str, certificate: Option<&Path>) -> Result<Value, AskError> {
+    let (status, body) = ask::get(&format!("{url}/health"), certificate).await?;
     let strange = |why: String| AskError::Strange { url: url.to_owned(), why };
     if !status.is_success() {
         return Err(strange(format!("its health is answered with {status}")));

@@ -11,7 +11,7 @@ use crate::files;
 /// Below this, a burst of results may fill the disk before somebody looks.
 const LITTLE_SPACE: u64 = 1 << 30;
 /// Below this, the database's own journal may not fit.
-const NO_SPACE: u64 = 64 << 20;
+pub(crate) const NO_SPACE: u64 = 64 << 20;
 
 /// Whether this user can keep things in the data directory, and only this user.
 pub(super) fn directory(patient: &Patient<'_>) -> Finding {

@@ -1,8 +1,10 @@
 //! The event log as a stream of server-sent events: resumable, and only what the caller may see.
 //!
-//! * [`hub`] – wakes who follows. [`audience`] – who hears of what. [`presence`] – who is there.
+//! * [`hub`] – wakes who follows. [`audience`] – who hears of what. [`presence`] – who is there. [`follower`] – how far
+//!   they are.
 
 pub(crate) mod audience;
+pub(crate) mod follower;
 pub(crate) mod hub;
 pub(crate) mod presence;
 
@@ -21,6 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::audience::{Audience, Hears};
+use self::follower::Followers;
 use self::hub::Hub;
 use self::presence::{Attending, Instance, Presence};
 use super::AppState;
@@ -57,6 +60,7 @@ pub(crate) struct Follow {
     instance: Instance,
     stop: CancellationToken,
     started: OnceCell<(Hub, Presence)>,
+    followers: Followers,
 }
 
 impl Follow {
@@ -68,7 +72,7 @@ impl Follow {
         instance: Instance,
         stop: CancellationToken,
     ) -> Self {
-        Self { store, clock, grace, instance, stop, started: OnceCell::new() }
+        Self { store, clock, grace, instance, stop, started: OnceCell::new(), followers: Followers::default() }
     }
 
     /// Begins: nobody is here, and the log is where it is.
@@ -80,6 +84,11 @@ impl Follow {
     /// Wakes who follows the log.
     pub(crate) async fn hub(&self) -> StoreResult<&Hub> {
         Ok(&self.get().await?.0)
+    }
+
+    /// Who follows it at this instance.
+    pub(crate) fn followers(&self) -> &Followers {
+        &self.followers
     }
 
     async fn presence(&self) -> StoreResult<&Presence> {
@@ -149,7 +158,7 @@ async fn audience_of(visitor: &Visitor) -> Result<Audience, Problem> {
 }
 
 /// The place after which to begin: where the caller left off, or what it asks for; the end when it says nothing.
-fn cursor(params: &Params, headers: &HeaderMap) -> Result<Option<EventSequence>, Problem> {
+pub(crate) fn cursor(params: &Params, headers: &HeaderMap) -> Result<Option<EventSequence>, Problem> {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty());
     let (name, text) = match last {
         Some(text) => ("Last-Event-ID", text),
@@ -172,7 +181,11 @@ fn stream(
     attending: Option<Attending>,
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> {
     async_stream::stream! {
+        let kind = if attending.is_some() { follower::Kind::Node } else { follower::Kind::User };
         let _attending = attending;
+        let follower = visitor.state.follow().followers().enter(kind, after);
+        // What was before tells of the caller's absence, not of how long the way is.
+        let live = hub.head();
         let stop = visitor.state.shutdown().clone();
         let hello = Hello { sequence: after };
         yield Ok(message("hello", after, &hello));
@@ -207,7 +220,12 @@ fn stream(
             for event in events {
                 cursor = event.sequence;
                 match hears(&hub, &audience, &event).await {
-                    Ok(true) => yield Ok(message(event.kind.as_str(), event.sequence, &*event)),
+                    Ok(true) => {
+                        if kind == follower::Kind::Node && event.sequence > live {
+                            visitor.state.meter().delivered(visitor.state.now().since(event.time));
+                        }
+                        yield Ok(message(event.kind.as_str(), event.sequence, &*event));
+                    }
                     Ok(false) => {}
                     Err(error) => {
                         tracing::warn!(error = %error, "an event stream ends because the log cannot be read");
@@ -215,6 +233,7 @@ fn stream(
                     }
                 }
             }
+            follower.reached(cursor);
             if stop.is_cancelled() {
                 return;
             }

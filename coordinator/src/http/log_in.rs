@@ -121,6 +121,7 @@ async fn conclude(
         store::attempts_put(&mut tx, id, after).await?;
         tracing::info!(user.id = %id, "a log-in failed");
         if state.lockout().is_locked(after, now) {
+            state.meter().locked();
             tracing::warn!(user.id = %id, "user locked after too many wrong passwords or codes");
         }
     }

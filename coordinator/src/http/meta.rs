@@ -1,7 +1,6 @@
 //! What the coordinator says of itself (contract A.7.9).
 
 use axum::Json;
-use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -13,7 +12,7 @@ use super::AppState;
 const CONTRACT_VERSION: &str = "4.15.2";
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(version)).routes(routes!(health))
+    OpenApiRouter::new().routes(routes!(version))
 }
 
 /// Outside of the API's path.
@@ -34,19 +33,6 @@ struct Version {
 #[utoipa::path(get, path = "/version", tag = "meta", responses((status = 200, body = Version)), security(()))]
 async fn version() -> Json<Version> {
     Json(Version { version: CONTRACT_VERSION, twinmesh: env!("CARGO_PKG_VERSION") })
-}
-
-/// How it is.
-#[derive(Debug, Serialize, ToSchema)]
-struct Health {
-    /// Whether the database answers.
-    database: bool,
-}
-
-/// Whether all is well.
-#[utoipa::path(get, path = "/health", tag = "meta", responses((status = 200, body = Health)), security(()))]
-async fn health(State(state): State<AppState>) -> Json<Health> {
-    Json(Health { database: state.store().is_well().await })
 }
 
 /// Tells crawlers to stay away.

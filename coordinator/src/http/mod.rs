@@ -15,10 +15,12 @@ pub(crate) mod collaboration;
 pub(crate) mod container;
 pub(crate) mod docs;
 pub(crate) mod event;
+pub(crate) mod health;
 pub(crate) mod kill;
 pub(crate) mod link;
 pub(crate) mod log_in;
 pub(crate) mod meta;
+pub(crate) mod meter;
 pub(crate) mod node;
 pub(crate) mod object;
 pub(crate) mod openapi;
@@ -52,6 +54,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -70,6 +73,7 @@ pub(crate) fn router(state: AppState) -> Router {
         .merge(algorithm_store::routes())
         .merge(container::routes())
         .merge(event::routes())
+        .merge(health::routes())
         .merge(kill::routes())
         .merge(peer::routes())
         .merge(port::routes())
@@ -102,9 +106,14 @@ pub(crate) fn router(state: AppState) -> Router {
         .layer(Extension(Arc::new(Document::new(&declared))))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(cors))
+        .layer(middleware::from_fn_with_state(state.clone(), guarded))
+        .layer(middleware::from_fn_with_state(state.clone(), meter::meter))
         .layer(middleware::from_fn(named))
         .with_state(state)
 }
+
+/// Where each request is logged, to be turned on by itself.
+const ACCESS: &str = "twinmesh_coordinator::access";
 
 /// The largest request of somebody who shows no valid token: log-ins are small.
 const ANONYMOUS_BODY_LIMIT: usize = 64 << 10;
@@ -147,20 +156,37 @@ async fn settled(request: Request, next: Next) -> Response {
 
 /// Gives the request a name, under which it stands in the log and in answers that tell of errors.
 async fn named(request: Request, next: Next) -> Response {
+    let began = Instant::now();
     let id = Uuid::now_v7().to_string();
     // The path without its query, which may hold names.
     let span =
-        tracing::debug_span!("http.request", request.id = %id, method = %request.method(), path = request.uri().path());
+        tracing::info_span!("http.request", request.id = %id, method = %request.method(), path = request.uri().path());
     let value = HeaderValue::from_str(&id);
     let answer = async {
         let mut response = next.run(request).await;
         if let Ok(value) = value {
             response.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
         }
-        tracing::debug!(status = response.status().as_u16(), "answered");
+        let (status, took) = (response.status().as_u16(), began.elapsed());
+        tracing::debug!(target: ACCESS, status, duration_ms = took.as_secs_f64() * 1e3, "answered");
         response
     };
     REQUEST_ID.scope(id, answer.instrument(span)).await
+}
+
+/// Tells browsers and caches what not to make of an answer.
+async fn guarded(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // Answers are of one moment and for one caller.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if state.tls().is_some() {
+        // Two years, as browsers ask of those who mean it.
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=63072000"));
+    }
+    response
 }
 
 /// Browsers of any origin may ask; tokens are never sent by themselves.

@@ -56,6 +56,7 @@ async fn report(visitor: Visitor, Id(id): Id<RunId>, Body(patch): Body<RunPatch>
     let place = find(&mut caller, id).await?;
     let permit = caller.permit::<ReportRun>(place.id, &target(&place))?;
     let report = Report { status: patch.status, started_at: patch.started_at, finished_at: patch.finished_at };
+    let before = place.state.status();
     let state = report.apply(place.state, caller.now).map_err(refuse)?;
     let mut kept = None;
     if let Some(result) = &patch.result {
@@ -65,8 +66,11 @@ async fn report(visitor: Visitor, Id(id): Id<RunId>, Body(patch): Body<RunPatch>
     let change = store::run::RunChange { state, result: patch.result.as_deref(), kept, log: patch.log.as_deref() };
     store::run::run_report(&mut caller.tx, permit, &place, change, caller.now).await?;
     let record = store::run::run_fetch(caller.tx.conn(), place.id).await?.ok_or_else(|| missing(id))?;
+    let pending = caller.now.since(record.assigned_at);
     let answer = view(&caller.state, record, None);
+    let meter = caller.state.meter().clone();
     caller.commit().await?;
+    meter.run_moved(before, state.status(), pending);
     tracing::info!(status = %state.status(), "run reported");
     Ok(Json(answer).into_response())
 }

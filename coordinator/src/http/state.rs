@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use twinmesh_protocol::time::Time;
 
 use super::event::Follow;
 use super::event::presence::Instance;
+use super::health::Pulse;
+use super::meter::Meter;
 use crate::algorithm_store::StoreCaller;
 use crate::authn::limiter::Limiter;
 use crate::authn::lockout::Lockout;
@@ -20,6 +23,7 @@ use crate::config::Network;
 use crate::objects::Objects;
 use crate::relay::Relay;
 use crate::store::{self, Store};
+use crate::tls::Tls;
 
 /// How old a note of when somebody was last seen may get. Finer notes would make every read a write.
 const LAST_SEEN_EVERY: Duration = Duration::from_secs(30);
@@ -32,6 +36,8 @@ pub(crate) struct AppState(Arc<Inner>);
 struct Inner {
     parts: Parts,
     follow: Follow,
+    meter: Meter,
+    pulse: Pulse,
     last_seen: Mutex<BTreeMap<i64, Time>>,
 }
 
@@ -66,6 +72,9 @@ pub(crate) struct Parts {
     pub(crate) algorithm_stores: StoreCaller,
     /// The overlay's meeting point, if this process is one.
     pub(crate) relay: Option<Relay>,
+    /// TLS, if this process speaks it.
+    pub(crate) tls: Option<Tls>,
+    pub(crate) data_dir: PathBuf,
     /// Cancelled when the process ends. Held requests may end early then; they are dropped soon after anyway.
     pub(crate) shutdown: CancellationToken,
 }
@@ -83,7 +92,13 @@ impl AppState {
     pub(crate) fn new(parts: Parts) -> Self {
         let (store, clock) = (parts.store.clone(), parts.clock.clone());
         let follow = Follow::new(store, clock, parts.node_grace, parts.instance.clone(), parts.shutdown.clone());
-        Self(Arc::new(Inner { parts, follow, last_seen: Mutex::default() }))
+        Self(Arc::new(Inner {
+            parts,
+            follow,
+            meter: Meter::new(),
+            pulse: Pulse::default(),
+            last_seen: Mutex::default(),
+        }))
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -149,6 +164,26 @@ impl AppState {
 
     pub(crate) fn relay(&self) -> Option<&Relay> {
         self.0.parts.relay.as_ref()
+    }
+
+    /// TLS, if this process speaks it.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.0.parts.tls.as_ref()
+    }
+
+    /// Where everything that must outlive the process is kept.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.0.parts.data_dir
+    }
+
+    /// What is counted and timed.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.0.meter
+    }
+
+    /// How the database was when it was last tried.
+    pub(crate) fn pulse(&self) -> &Pulse {
+        &self.0.pulse
     }
 
     /// Who follows the event log.

@@ -74,7 +74,9 @@ async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTas
         store::task::key_insert(&mut caller.tx, &caller.actor.key(), key, id, caller.now).await?;
     }
     let answer = view::task(&caller.state, record);
+    let state = caller.state.clone();
     caller.commit().await?;
+    state.meter().task_created();
     tracing::info!(task.id = %id, runs, "task created");
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }

@@ -4,6 +4,7 @@
 //! missed one is woken once it hears again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
@@ -54,11 +55,15 @@ const RETRY: Duration = Duration::from_millis(200);
 
 /// All bells; clones share them.
 #[derive(Debug, Clone)]
-pub(super) struct Bells(Arc<[watch::Sender<u64>; Bell::ALL.len()]>);
+pub(super) struct Bells {
+    bells: Arc<[watch::Sender<u64>; Bell::ALL.len()]>,
+    /// Whether other processes are heard.
+    heard: Arc<AtomicBool>,
+}
 
 impl Bells {
     pub(super) fn new() -> Self {
-        Self(Arc::new(std::array::from_fn(|_| watch::channel(0).0)))
+        Self { bells: Arc::new(std::array::from_fn(|_| watch::channel(0).0)), heard: Arc::default() }
     }
 
     pub(super) fn ring(&self, bell: Bell) {
@@ -71,10 +76,15 @@ impl Bells {
 
     fn sender(&self, bell: Bell) -> &watch::Sender<u64> {
         match bell {
-            Bell::Event => &self.0[0],
-            Bell::Peer => &self.0[1],
-            Bell::Mail => &self.0[2],
+            Bell::Event => &self.bells[0],
+            Bell::Peer => &self.bells[1],
+            Bell::Mail => &self.bells[2],
         }
+    }
+
+    /// Whether other processes are heard at this moment.
+    pub(super) fn are_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
     }
 
     fn ring_all(&self) {
@@ -89,7 +99,9 @@ pub(super) async fn listen(url: String, bells: Bells, stop: CancellationToken) {
     let mut listener = None;
     let forever = async {
         loop {
-            match hear(&url, &mut listener).await {
+            let heard = hear(&url, &mut listener).await;
+            bells.heard.store(heard.is_ok(), Ordering::Relaxed);
+            match heard {
                 Ok(Some(bell)) => bells.ring(bell),
                 Ok(None) => bells.ring_all(),
                 Err(error) => {

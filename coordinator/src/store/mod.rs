@@ -12,9 +12,11 @@ pub(crate) mod collaboration;
 mod engine;
 pub(crate) mod event;
 pub(crate) mod examine;
+pub(crate) mod figures;
 pub(crate) mod filter;
 pub(crate) mod identity;
 pub(crate) mod instance;
+mod meter;
 mod migration;
 pub(crate) mod node;
 pub(crate) mod object;
@@ -39,8 +41,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use prometheus_client::registry::Registry;
 use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Transaction};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use twinmesh_protocol::time::Time;
 
@@ -48,6 +52,7 @@ pub use self::backup::BackupError;
 pub(crate) use self::backup::back_up;
 use self::bell::{Bell, Bells};
 use self::engine::Engine;
+use self::meter::{Kind, Meter, Timing};
 pub(crate) use self::turn::settled;
 use self::turn::{Line, Turn};
 use crate::config::Synchronous;
@@ -122,6 +127,7 @@ pub(crate) struct Store {
     bells: Bells,
     /// Hears what other processes ring, for as long as somebody has the store.
     ears: Arc<Option<DropGuard>>,
+    meter: Meter,
 }
 
 impl Store {
@@ -153,7 +159,7 @@ impl Store {
             }
         };
         let line = Line::new(engine, writer.clone(), bells.clone());
-        Ok(Self { engine, line, writer, reader, bells, ears: Arc::new(ears) })
+        Ok(Self { engine, line, writer, reader, bells, ears: Arc::new(ears), meter: Meter::new() })
     }
 
     /// Whether other coordinators may be at work on the same database.
@@ -163,20 +169,28 @@ impl Store {
 
     /// Begins a transaction that may write. There is one at a time: others wait their turn.
     pub(crate) async fn write(&self) -> Result<Tx> {
-        Ok(Tx { inner: Inner::Turn(self.line.turn().await?), rings: BTreeSet::new() })
+        self.tx(Kind::WRITE, async { Ok(Inner::Turn(self.line.turn().await?)) }).await
     }
 
     /// Begins a transaction that writes one row whatever is read, and no event.
     pub(crate) async fn note(&self) -> Result<Tx> {
         match self.engine {
             Engine::Sqlite => self.write().await,
-            Engine::Postgres => Ok(Tx::own(self.engine.begin_note(&self.writer).await?)),
+            Engine::Postgres => {
+                self.tx(Kind::NOTE, async { Ok(Inner::Own(self.engine.begin_note(&self.writer).await?)) }).await
+            }
         }
     }
 
     /// Begins a transaction that reads: all its queries see the same state.
     pub(crate) async fn read(&self) -> Result<Tx> {
-        Ok(Tx::own(self.engine.begin_read(&self.reader).await?))
+        self.tx(Kind::READ, async { Ok(Inner::Own(self.engine.begin_read(&self.reader).await?)) }).await
+    }
+
+    async fn tx(&self, kind: Kind, begin: impl Future<Output = Result<Inner>>) -> Result<Tx> {
+        let asked = Instant::now();
+        let inner = begin.await?;
+        Ok(Tx { inner, rings: BTreeSet::new(), _timing: self.meter.began(kind, asked.elapsed()) })
     }
 
     /// Changes whenever a commit rings the bell, in whichever process.
@@ -184,10 +198,29 @@ impl Store {
         self.bells.hear(bell)
     }
 
-    /// Whether the database answers.
-    pub(crate) async fn is_well(&self) -> bool {
-        let Ok(mut tx) = self.read().await else { return false };
-        sqlx::query("SELECT 1").execute(tx.conn()).await.is_ok()
+    /// Whether other processes' commits are heard of at this moment. Alone on a database there are none.
+    pub(crate) fn hears(&self) -> bool {
+        !self.is_shared() || self.bells.are_heard()
+    }
+
+    /// Reads, writes and commits, as every request needs it: whoever asks bounds how long it may take.
+    pub(crate) async fn try_all(&self, now: Time) -> Result<()> {
+        let mut tx = self.read().await?;
+        sqlx::query("SELECT 1").execute(tx.conn()).await?;
+        drop(tx);
+        let mut tx = self.note().await?;
+        user::decoy_put(&mut tx, now).await?;
+        tx.commit().await
+    }
+
+    /// How many connections each pool has, and how many of them nobody uses.
+    pub(crate) fn connections(&self) -> [(&'static str, u32, usize); 2] {
+        [("writers", &self.writer), ("readers", &self.reader)].map(|(name, pool)| (name, pool.size(), pool.num_idle()))
+    }
+
+    /// Adds this store's instruments.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        self.meter.register(registry);
     }
 
     /// Closes all connections.
@@ -214,6 +247,7 @@ pub(crate) async fn try_out(url: &str) -> Result<()> {
 pub(crate) struct Tx {
     inner: Inner,
     rings: BTreeSet<Bell>,
+    _timing: Timing,
 }
 
 #[derive(Debug)]
@@ -225,10 +259,6 @@ enum Inner {
 }
 
 impl Tx {
-    fn own(transaction: Transaction<'static, Any>) -> Self {
-        Self { inner: Inner::Own(transaction), rings: BTreeSet::new() }
-    }
-
     /// What queries run on.
     pub(crate) fn conn(&mut self) -> &mut AnyConnection {
         match &mut self.inner {

@@ -5,6 +5,7 @@
 mod crash;
 mod daemon;
 mod database;
+mod fuzz;
 mod identity;
 mod interface;
 mod ledger;

@@ -51,6 +51,7 @@ async fn held(visitor: &Visitor, task: TaskId) -> Response {
     if status.is_finished() {
         return answer(status);
     }
+    let _held = visitor.state.meter().held();
     let over = tokio::time::sleep(visitor.state.status_hold());
     tokio::pin!(over);
     loop {

@@ -97,7 +97,7 @@ async fn the_coordinator_says_what_it_is() {
     let federation = Federation::new(1, false).await;
     let anonymous = |path| federation.ask(Method::GET, path, None, None, &[]);
     assert_eq!(anonymous("/version").await.expect(200)["version"], "4.15.2");
-    assert_eq!(anonymous("/health").await.expect(200), json!({"database": true}));
+    assert_eq!(anonymous("/health").await.expect(200)["database"], true);
     let blobs = federation.get(&federation.root, "/blobstream/status").await.expect(200);
     assert_eq!(blobs, json!({"blob_store_enabled": false}));
     let stores = federation.get(&federation.root, "/algorithmstore").await.expect(200);

@@ -7,9 +7,10 @@ use super::world::{Kind, Thing, task_body};
 use crate::ledger::federation::{IMAGE, PASSWORD};
 
 /// Operations that ask for no token of a user, node or container.
-pub(crate) const PUBLIC: [(Method, &str); 12] = [
+pub(crate) const PUBLIC: [(Method, &str); 13] = [
     (Method::GET, "/api/docs"),
     (Method::GET, "/api/health"),
+    (Method::GET, "/api/health/ready"),
     (Method::GET, "/api/openapi.json"),
     (Method::GET, "/api/version"),
     (Method::GET, "/robots.txt"),
