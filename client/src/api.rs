@@ -46,7 +46,7 @@ const PAGE_SIZE: &str = "250";
 /// How to connect.
 #[derive(Clone, Default)]
 pub struct ApiOptions {
-    /// A further authority for the coordinator's TLS certificate, as PEM.
+    /// Further authorities for the coordinator's TLS certificate, as PEM.
     pub root_certificate: Option<Vec<u8>>,
     /// Where tokens outlive the process.
     pub token_store: Option<Arc<dyn TokenStore>>,
@@ -102,8 +102,8 @@ impl Api {
             builder = builder.tls_certs_only([]);
         }
         if let Some(pem) = &options.root_certificate {
-            let authority = reqwest::Certificate::from_pem(pem).map_err(ApiError::Setup)?;
-            builder = builder.tls_certs_merge([authority]);
+            let authorities = reqwest::Certificate::from_pem_bundle(pem).map_err(ApiError::Setup)?;
+            builder = builder.tls_certs_merge(authorities);
         }
         let session = Session { store: options.token_store, ..Session::default() };
         if let Some(tokens) = session.store.as_ref().and_then(|store| store.load()) {

@@ -1,7 +1,7 @@
 //! `twinmesh-node doctor`: tries the outside world, in the order in which a start needs it.
 
 use camino::Utf8Path;
-use twinmesh_client::{Api, ApiOptions, key::read_private_key, pins::shown_key};
+use twinmesh_client::{Api, key::read_private_key, pins::shown_key};
 use twinmesh_protocol::{
     id::{CollaborationId, OrganizationId},
     key::{PrivateKey, PublicKey},
@@ -110,7 +110,14 @@ async fn confinement(config: &Config, findings: &mut Findings) {
 }
 
 async fn coordinator(config: &Config, key: Option<PublicKey>, findings: &mut Findings) {
-    let api = match Api::new(&config.coordinator_url.to_string(), ApiOptions::default()) {
+    let options = match config.api_options() {
+        Ok(options) => options,
+        Err(error) => {
+            findings.note("authority", Err((chain(error), "correct `ca_file`")));
+            return;
+        }
+    };
+    let api = match Api::new(&config.coordinator_url.to_string(), options) {
         Ok(api) => api,
         Err(error) => {
             findings.note("coordinator", Err((chain(error), "correct `coordinator_url`")));

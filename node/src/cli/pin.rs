@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail};
 use camino::Utf8Path;
 use twinmesh_client::{
-    Api, ApiOptions,
+    Api,
     pins::{PinStore, shown_key},
 };
 use twinmesh_protocol::id::OrganizationId;
@@ -39,7 +39,7 @@ pub(super) async fn add(
 ) -> anyhow::Result<Exit> {
     let config = Config::load(path)?;
     let api_key = config.read_api_key()?;
-    let api = Api::new(&config.coordinator_url.to_string(), ApiOptions::default())?;
+    let api = Api::new(&config.coordinator_url.to_string(), config.api_options()?)?;
     api.log_in_node(api_key.expose()).await?;
     let shown = api.organization_get(organization).await?;
     let key = shown_key(&shown)?;

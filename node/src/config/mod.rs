@@ -15,6 +15,7 @@ use figment::{
     providers::{Env, Format as _, Toml},
 };
 use serde::{Deserialize, Serialize};
+use twinmesh_client::ApiOptions;
 use twinmesh_protocol::id::{OrganizationId, UserId};
 use url::Url;
 
@@ -33,6 +34,9 @@ pub struct Config {
     /// Whether the API key may go to another machine in the open (`http://`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_http: bool,
+    /// A PEM file with a further authority to believe when the coordinator shows its TLS certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<Utf8PathBuf>,
     /// The node's API key. Either this or `api_key_file`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<String>,
@@ -341,9 +345,22 @@ impl Config {
         let join = |path: &mut Utf8PathBuf| *path = folder.join(&*path);
         join(&mut self.state_directory);
         self.api_key_file.iter_mut().for_each(join);
+        self.ca_file.iter_mut().for_each(join);
         self.private_key.iter_mut().for_each(join);
         self.databases.iter_mut().for_each(|database| join(&mut database.path));
         self.algorithms.iter_mut().filter_map(|algorithm| algorithm.root.as_mut()).for_each(join);
+    }
+
+    /// How to reach the coordinator.
+    ///
+    /// # Errors
+    ///
+    /// When `ca_file` cannot be read.
+    pub fn api_options(&self) -> Result<ApiOptions, ConfigError> {
+        let read =
+            |path: &Utf8PathBuf| fs::read(path).map_err(|source| ConfigError::Read { path: path.clone(), source });
+        let root_certificate = self.ca_file.as_ref().map(read).transpose()?;
+        Ok(ApiOptions { root_certificate, ..ApiOptions::default() })
     }
 
     /// Checks what the types alone do not say. Touches nothing.

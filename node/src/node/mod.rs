@@ -22,7 +22,7 @@ use camino::Utf8PathBuf;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use twinmesh_client::{
-    Api, ApiError, ApiOptions,
+    Api, ApiError,
     key::{KeyFileError, create_organization_key},
     pins::PinError,
 };
@@ -159,7 +159,7 @@ impl Node {
         make_private_directory(&directory.join("runs")).map_err(in_state)?;
         make_private_directory(&directory.join("jobs")).map_err(in_state)?;
         let node_key = node_key(&config)?;
-        let api = Api::new(&config.coordinator_url.to_string(), ApiOptions::default())?;
+        let api = Api::new(&config.coordinator_url.to_string(), config.api_options()?)?;
 
         let identity = enroll::identify(&api, &api_key).await?;
         let keyring = Arc::new(Keyring::open(api.clone(), clock.clone(), &config, &directory)?);
