@@ -508,6 +508,20 @@ mod tests {
     }
 
     #[test]
+    fn a_further_authority_is_read_from_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let mut config: Config = toml::from_str(&format!("ca_file = \"ca.pem\"\n{SMALL}")).unwrap();
+        config.resolve(folder);
+        let error = config.api_options().unwrap_err().to_string();
+        assert!(error.contains("ca.pem"), "{error}");
+        fs::write(folder.join("ca.pem"), "authority").unwrap();
+        assert_eq!(config.api_options().unwrap().root_certificate.as_deref(), Some(&b"authority"[..]));
+        config.ca_file = None;
+        assert!(config.api_options().unwrap().root_certificate.is_none());
+    }
+
+    #[test]
     fn the_smallest_file_gives_safe_defaults() {
         let config = load(SMALL).unwrap();
         assert!(config.encryption.enabled);
