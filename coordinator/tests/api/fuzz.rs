@@ -1,5 +1,6 @@
 //! Every target of `fuzz/`, on its seeds and on thousands of mutations of them: the same ones each time.
 
+#[expect(unreachable_pub, reason = "it is the library of `fuzz/`, too")]
 #[path = "../../../fuzz/src/lib.rs"]
 mod targets;
 
