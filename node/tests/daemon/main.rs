@@ -131,7 +131,7 @@ fn algorithm(run: ThreadRun, gate: &Gate) -> Result<Vec<u8>, String> {
             gate.pass();
             json!("waited")
         }
-        "large" => json!("x".repeat(1 << 20)),
+        "large" => json!("x".repeat(600 << 10)),
         "central" => {
             let task = host
                 .gateway()
