@@ -74,8 +74,8 @@ pub struct Config {
     /// collaborations that are not encrypted. Why a run was refused is always sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_algorithm_logs: Option<bool>,
-    /// Whether the coordinator is told what this node offers and to whom: its policies, and labels, types and column names
-    /// of its databases. Members of the collaboration see it there; tasks that the policies refuse are not even sent.
+    /// Whether the coordinator is told what this node offers and to whom: its policies, and labels and types of its
+    /// databases; their column names only in collaborations that are not encrypted. Members of the collaboration see it there; tasks that the policies refuse are not even sent.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub share_config: bool,
 }

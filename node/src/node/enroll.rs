@@ -46,7 +46,11 @@ pub(super) struct Identity {
 /// Tells the coordinator what this node offers and to whom, or takes back what it told before. The node works without:
 /// it decides by its own configuration.
 pub(super) async fn publish_details(config: &Config, identity: &Identity, api: &Api) {
-    let details = if config.share_config { details(config) } else { NodeDetails::default() };
+    let mut details = if config.share_config { details(config) } else { NodeDetails::default() };
+    if identity.encrypted {
+        // There the coordinator learns nothing of the data, and that is where its columns belong.
+        details.databases.iter_mut().for_each(|database| database.columns = None);
+    }
     if let Err(error) = api.node_details_put(identity.node_id, &details).await {
         tracing::warn!(%error, "the coordinator was not told what this node offers");
     }
