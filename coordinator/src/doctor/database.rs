@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Finding, Patient};
 use crate::store::examine::Examined;
-use crate::store::{self, Location, StoreError};
+use crate::store::{self, Location};
 
 /// Farther apart, tokens end early or late, and times in the log mislead.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ async fn look(patient: &Patient<'_>) -> anyhow::Result<Option<Examined>> {
 /// Whether the database answers, and is of this release or an earlier one.
 pub(super) async fn examine(patient: &Patient<'_>) -> Finding {
     let shared = patient.config.database.url().is_ok_and(|url| url.is_some());
-    let Examined { engine, schema, known, .. } = match look(patient).await {
+    let Examined { engine, schema, .. } = match look(patient).await {
         Ok(Some(examined)) => examined,
         Ok(None) => return Finding::well("it is made by the first start"),
         Err(error) if shared => {
@@ -48,13 +48,11 @@ pub(super) async fn examine(patient: &Patient<'_>) -> Finding {
     };
     match schema {
         None => Finding::well(format!("{engine}, empty: its tables are made by the first start")),
-        Some(found) if found > known => {
-            Finding::failed(StoreError::FromTheFuture { found, known }, "install the later release again")
+        Some(Err(error)) => Finding::failed(error, "install the release that last used it"),
+        Some(Ok((newest, 0))) => Finding::well(format!("{engine}, schema {newest}")),
+        Some(Ok((newest, missing))) => {
+            Finding::well(format!("{engine}, schema {newest}: the next start applies {missing} more"))
         }
-        Some(found) if found < known => {
-            Finding::well(format!("{engine}, schema {found}: the next start brings it to {known}"))
-        }
-        Some(found) => Finding::well(format!("{engine}, schema {found}")),
     }
 }
 

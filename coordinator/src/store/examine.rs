@@ -11,10 +11,9 @@ use super::{Location, Result, migration, time};
 pub(crate) struct Examined {
     /// Which engine, with its version.
     pub(crate) engine: String,
-    /// The newest migration, if there are any tables.
-    pub(crate) schema: Option<i64>,
-    /// The newest migration that this program knows.
-    pub(crate) known: i64,
+    /// The newest migration and how many are missing, or why this program does not use the database, if there are any
+    /// tables.
+    pub(crate) schema: Option<Result<(i64, usize)>>,
     /// When the last event was recorded.
     pub(crate) last_event: Option<Time>,
     /// What the server's clock says, where it may be another machine's.
@@ -33,13 +32,13 @@ pub(crate) async fn examine(location: &Location) -> Result<Examined> {
     let (name, table, version, clock) = match engine {
         Engine::Sqlite => {
             sqlx::raw_sql("PRAGMA query_only = ON; PRAGMA busy_timeout = 5000").execute(&mut connection).await?;
-            let table = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'migration'";
+            let table = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name IN ('migration', 'migration_checksum')";
             ("SQLite", table, "SELECT sqlite_version()", None)
         }
         Engine::Postgres => {
             sqlx::raw_sql("SET default_transaction_read_only = on").execute(&mut connection).await?;
-            let table =
-                "SELECT COUNT(*) FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'migration'";
+            let table = "SELECT COUNT(*) FROM pg_tables WHERE schemaname = current_schema() \
+                         AND tablename IN ('migration', 'migration_checksum')";
             let clock = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
             ("PostgreSQL", table, "SELECT current_setting('server_version')", Some(clock))
         }
@@ -52,13 +51,14 @@ pub(crate) async fn examine(location: &Location) -> Result<Examined> {
     let tables: i64 = sqlx::query(table).fetch_one(&mut connection).await?.try_get(0)?;
     let (mut schema, mut last_event) = (None, None);
     if tables > 0 {
-        let row = sqlx::query("SELECT MAX(version) FROM migration").fetch_one(&mut connection).await?;
-        schema = row.try_get(0)?;
+        let applied = migration::applied(&mut connection, tables > 1).await?;
+        let missing = migration::missing(migration::MIGRATIONS, &applied);
+        schema = applied.keys().last().map(|newest| missing.map(|missing| (*newest, missing.len())));
     }
-    if schema.is_some() {
+    if matches!(schema, Some(Ok(_))) {
         let row = sqlx::query("SELECT time FROM event ORDER BY sequence DESC LIMIT 1").fetch_optional(&mut connection);
         last_event = row.await?.map(|row| row.try_get(0)).transpose()?.and_then(time);
     }
     connection.close().await?;
-    Ok(Examined { engine: format!("{name} {version}"), schema, known: migration::known(), last_event, server_time })
+    Ok(Examined { engine: format!("{name} {version}"), schema, last_event, server_time })
 }

@@ -83,12 +83,24 @@ pub enum StoreError {
         expected: u64,
     },
     /// The database was made by a later release.
-    #[error("the database has migration {found}, this program knows {known}: start a release at least as new")]
+    #[error(
+        "the database has migration {found}, this program knows them up to {known}: start the release that last used it, \
+         or a later one"
+    )]
     FromTheFuture {
-        /// The newest migration in the database.
+        /// The newest migration in the database that is not known.
         found: i64,
         /// The newest migration known.
         known: i64,
+    },
+    /// The database was made by other statements than this program has under the same number.
+    #[error(
+        "migration {version} was applied to the database with another text than this program has: start the release \
+         that made the database, or restore a backup that this one made"
+    )]
+    AlteredMigration {
+        /// Which.
+        version: i64,
     },
     /// An engine that is not built in.
     #[error("cannot open a database at `{scheme}:`: use `postgres://…`, or none for SQLite in the data directory")]
@@ -134,7 +146,7 @@ impl Store {
     /// Opens the database, makes it if there is none, and brings its tables up to date.
     ///
     /// # Errors
-    /// When it cannot be opened or was made by a later release.
+    /// When it cannot be opened, or was made by a later release or by altered migrations.
     pub(crate) async fn open(location: &Location, synchronous: Synchronous, readers: u32) -> Result<Self> {
         sqlx::any::install_default_drivers();
         let url = engine::url(location);
@@ -147,7 +159,7 @@ impl Store {
             }
             writer => writer?,
         };
-        migration::run(engine, &writer).await?;
+        migration::run(engine, &writer, migration::MIGRATIONS).await?;
         let reader = engine.readers(&url, synchronous, readers).await?;
         let bells = Bells::new();
         let ears = match engine {
@@ -310,11 +322,15 @@ pub(crate) mod testing {
 
     /// A new database: in the directory, or in a schema of its own on the server that `TWINMESH_TEST_POSTGRES` names.
     pub(crate) async fn store(directory: &Path) -> Store {
-        let location = match std::env::var("TWINMESH_TEST_POSTGRES") {
+        Store::open(&location(directory).await, Synchronous::Normal, 2).await.unwrap()
+    }
+
+    /// Where such a database is to be made.
+    pub(crate) async fn location(directory: &Path) -> Location {
+        match std::env::var("TWINMESH_TEST_POSTGRES") {
             Ok(server) => Location::Url(new_schema(&server).await),
             Err(_) => Location::File(directory.join("coordinator.sqlite")),
-        };
-        Store::open(&location, Synchronous::Normal, 2).await.unwrap()
+        }
     }
 
     async fn new_schema(server: &str) -> String {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::{config, program, said, start};
-use crate::database::is_postgres;
+use crate::database::{is_postgres, text};
 use crate::identity::smtp::{Manner, Sink};
 
 /// What it says, and whether all is well.
@@ -87,6 +87,40 @@ async fn a_database_that_cannot_be_read_is_told_with_its_reason() {
     assert_eq!(output.status.code(), Some(1));
     assert!(line(&text, "database").starts_with("FAIL"), "{text}");
     assert!(!text.contains("secret@"), "{text}");
+}
+
+#[tokio::test]
+async fn a_database_that_was_made_otherwise_is_used_by_nobody_and_told_with_its_reason() {
+    for (sql, words) in [
+        ("INSERT INTO migration (version) VALUES (99)", "migration 99"),
+        ("UPDATE migration_checksum SET checksum = 'another' WHERE version = 3", "migration 3"),
+    ] {
+        let directory = private_directory();
+        start(config(directory.path()).await).await.shutdown().await;
+        assert_eq!(text(directory.path(), sql).await, None);
+        let (well, said_by_doctor) = examine(directory.path()).await;
+        assert!(!well, "{said_by_doctor}");
+        let line = line(&said_by_doctor, "database");
+        assert!(line.starts_with("FAIL") && line.contains(words), "{said_by_doctor}");
+        let output = program(directory.path(), &["start"]).await.output().await.unwrap();
+        assert!(!output.status.success());
+        assert!(said(&output).contains(words) && said(&output).contains("start the release"), "{}", said(&output));
+    }
+}
+
+#[tokio::test]
+async fn what_an_earlier_release_left_is_brought_up_to_date() {
+    let directory = private_directory();
+    start(config(directory.path()).await).await.shutdown().await;
+    // As it was before checksums were kept.
+    assert_eq!(text(directory.path(), "DROP TABLE migration_checksum").await, None);
+    let (well, said) = examine(directory.path()).await;
+    assert!(well && line(&said, "database").contains("schema"), "{said}");
+    start(config(directory.path()).await).await.shutdown().await;
+    let kept = "SELECT CAST(COUNT(*) AS TEXT) FROM migration_checksum";
+    let all = "SELECT CAST(COUNT(*) AS TEXT) FROM migration";
+    let kept = text(directory.path(), kept).await;
+    assert!(kept.is_some() && kept == text(directory.path(), all).await, "{kept:?}");
 }
 
 #[tokio::test]
