@@ -541,7 +541,7 @@ fn record(state: &mut State, new: NewTask, idempotency_key: &str) -> TaskId {
         init_user: link("user", 1),
         parent: None,
         children: format!("/api/task?parent_id={id}"),
-        runs: Many::Link(format!("/api/run?task_id={id}")),
+        runs: Some(Many::Link(format!("/api/run?task_id={id}"))),
         results: Many::Link(format!("/api/result?task_id={id}")),
         databases: new
             .databases

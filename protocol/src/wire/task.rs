@@ -40,8 +40,9 @@ pub struct Task {
     pub parent: Option<Link>,
     /// The tasks that its central function made.
     pub children: String,
-    /// Its runs.
-    pub runs: Many<Run>,
+    /// Its runs; absent from a task that stands in a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Many<Run>>,
     /// Its results.
     pub results: Many<RunResult>,
     /// The databases it may read.
@@ -188,7 +189,7 @@ pub struct Run {
     pub blob_storage_used: bool,
     /// Who runs it.
     pub organization: Option<Link>,
-    /// Its task: the link, or with `include=task` the task.
+    /// Its task: the link, or with `include=task` the task without `runs`.
     #[cfg_attr(feature = "schema", schema(no_recursion))]
     pub task: Option<One<Task>>,
     /// Where its result is.

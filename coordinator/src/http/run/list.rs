@@ -94,7 +94,7 @@ pub(crate) async fn complete(
         task::list_scope(&mut filter, caller, reach);
         filter.and_in("task.id", records.iter().map(|record| record.task_id.get()));
         for record in store::task::task_all(caller.tx.conn(), &filter).await? {
-            tasks.insert(record.id, task::view::task(&state, record));
+            tasks.insert(record.id, Task { runs: None, ..task::view::task(&state, record) });
         }
     }
     let run = |record: RunRecord| {

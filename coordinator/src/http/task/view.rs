@@ -50,7 +50,7 @@ pub(crate) fn task(state: &AppState, record: TaskRecord) -> Task {
         init_user: record.init_user.map(|id| state.link("user", id)),
         parent: record.parent_id.map(|id| state.task_link(id)),
         children: state.many("task", "parent_id", id),
-        runs: Many::Link(state.many("run", "task_id", id)),
+        runs: Some(Many::Link(state.many("run", "task_id", id))),
         results: Many::Link(state.many("result", "task_id", id)),
         databases: record.databases,
         manifest: record.manifest,
@@ -72,7 +72,7 @@ pub(crate) async fn tasks(
             runs.entry(record.task_id).or_default().push(run::view(&state, record, None));
         }
         for task in &mut tasks {
-            task.runs = Many::Items(runs.remove(&task.id).unwrap_or_default());
+            task.runs = Some(Many::Items(runs.remove(&task.id).unwrap_or_default()));
         }
     }
     if include.results {

@@ -152,6 +152,7 @@ async fn runs_and_results_are_narrowed() {
     }
     let nested = federation.get(&federation.root, "/run?include=task&task_id=3").await.expect(200);
     assert_eq!(nested["data"][0]["task"]["name"], "in a study");
+    assert!(nested["data"][0]["task"].get("runs").is_none(), "{nested}");
 }
 
 #[tokio::test]

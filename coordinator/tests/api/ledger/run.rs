@@ -21,7 +21,12 @@ async fn a_run_has_the_contracts_shape() {
     assert_eq!(one["ports"], json!([]));
     let with_task = federation.get(researcher, &format!("/run/{}?include=task", id(&run))).await.expect(200);
     assert_eq!(with_task["task"]["image"], IMAGE);
-    assert!(with_task["task"]["runs"].is_string());
+    let nested = with_task["task"].as_object().unwrap();
+    assert!(!nested.contains_key("runs"), "{nested:?}");
+    assert_eq!(nested["results"], format!("/api/result?task_id={}", id(&task)));
+    let mut alone = federation.get(researcher, &format!("/task/{}", id(&task))).await.expect(200);
+    alone.as_object_mut().unwrap().remove("runs");
+    assert_eq!(with_task["task"], alone, "it is the task in all else");
     let result = federation.get(researcher, &format!("/result/{}", id(&run))).await.expect(200);
     assert_eq!(result["result"], Value::Null);
     assert_eq!(result["run"]["id"], run["id"]);
