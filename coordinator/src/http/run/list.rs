@@ -6,6 +6,7 @@ use axum::response::Response;
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RunId, TaskId};
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::{Page, Run, RunResult, Task};
+use utoipa::IntoParams;
 
 use super::view;
 use crate::authz::Target;
@@ -23,23 +24,43 @@ use crate::store::run::{IS_OPEN, RunRecord, SORTABLE};
 /// How many runs or results of one task are listed at once when nobody asked for pages (contract F.1-2).
 const ALL: i64 = 1000;
 
+/// What narrows lists of runs and of results. [`Params`] reads it; this declares it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only its declaration is used")]
+struct RunFilters {
+    /// Those of this task; all on one page unless pages are asked for
+    task_id: Option<TaskId>,
+    /// Those of this collaboration
+    collaboration_id: Option<CollaborationId>,
+    /// At this organization
+    organization_id: Option<OrganizationId>,
+    /// At this node
+    node_id: Option<NodeId>,
+    /// `open`: those that have not ended
+    state: Option<String>,
+    /// Assigned at this instant or later
+    assigned_from: Option<Time>,
+    /// Assigned at this instant or earlier
+    assigned_till: Option<Time>,
+    /// Started at this instant or later
+    started_from: Option<Time>,
+    /// Started at this instant or earlier
+    started_till: Option<Time>,
+    /// Finished at this instant or later
+    finished_from: Option<Time>,
+    /// Finished at this instant or earlier
+    finished_till: Option<Time>,
+    /// Exposing this port
+    port: Option<u16>,
+}
+
 /// Lists the runs that the caller may see, newest first.
 #[utoipa::path(
     get, path = "/run", tag = "run",
     params(
         PageRequest,
-        ("task_id" = Option<TaskId>, Query, description = "Those of this task; all on one page unless pages are asked for"),
-        ("collaboration_id" = Option<CollaborationId>, Query, description = "Those of this collaboration"),
-        ("organization_id" = Option<OrganizationId>, Query, description = "At this organization"),
-        ("node_id" = Option<NodeId>, Query, description = "At this node"),
-        ("state" = Option<String>, Query, description = "`open`: those that have not ended"),
-        ("assigned_from" = Option<Time>, Query, description = "Assigned at this instant or later"),
-        ("assigned_till" = Option<Time>, Query, description = "Assigned at this instant or earlier"),
-        ("started_from" = Option<Time>, Query, description = "Started at this instant or later"),
-        ("started_till" = Option<Time>, Query, description = "Started at this instant or earlier"),
-        ("finished_from" = Option<Time>, Query, description = "Finished at this instant or later"),
-        ("finished_till" = Option<Time>, Query, description = "Finished at this instant or earlier"),
-        ("port" = Option<u16>, Query, description = "Exposing this port"),
+        RunFilters,
         ("include" = Option<String>, Query, description = "`task`: the task in place of its link"),
     ),
     responses((status = 200, body = Page<Run>)),
@@ -57,18 +78,7 @@ pub(crate) async fn runs(mut caller: Caller, params: Params) -> Result<Response,
     get, path = "/result", tag = "result",
     params(
         PageRequest,
-        ("task_id" = Option<TaskId>, Query, description = "Those of this task; all on one page unless pages are asked for"),
-        ("collaboration_id" = Option<CollaborationId>, Query, description = "Those of this collaboration"),
-        ("organization_id" = Option<OrganizationId>, Query, description = "At this organization"),
-        ("node_id" = Option<NodeId>, Query, description = "At this node"),
-        ("state" = Option<String>, Query, description = "`open`: those that have not ended"),
-        ("assigned_from" = Option<Time>, Query, description = "Assigned at this instant or later"),
-        ("assigned_till" = Option<Time>, Query, description = "Assigned at this instant or earlier"),
-        ("started_from" = Option<Time>, Query, description = "Started at this instant or later"),
-        ("started_till" = Option<Time>, Query, description = "Started at this instant or earlier"),
-        ("finished_from" = Option<Time>, Query, description = "Finished at this instant or later"),
-        ("finished_till" = Option<Time>, Query, description = "Finished at this instant or earlier"),
-        ("port" = Option<u16>, Query, description = "Exposing this port"),
+        RunFilters,
     ),
     responses((status = 200, body = Page<RunResult>)),
     extensions(("x-sort" = json!(sortable(SORTABLE)))),

@@ -1,28 +1,9 @@
 //! Every list can be narrowed and sorted as contract A.7 says.
 
 use axum::http::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::ledger::federation::{Federation, id};
-
-/// The ids of a list, or of a bare list.
-fn ids(answer: &Value) -> Vec<i64> {
-    answer["data"].as_array().unwrap().iter().map(id).collect()
-}
-
-async fn check(federation: &Federation, token: &str, lists: &[(&str, &[i64])]) {
-    for (path, expected) in lists {
-        let answer = federation.get(token, path).await.expect(200);
-        assert_eq!(ids(&answer), *expected, "{path}");
-    }
-}
-
-async fn check_refused(federation: &Federation, token: &str, lists: &[(&str, u16)]) {
-    for (path, status) in lists {
-        let answer = federation.get(token, path).await;
-        assert_eq!(answer.status.as_u16(), *status, "{path}: {}", answer.body);
-    }
-}
+use crate::ledger::federation::{Federation, check, check_refused, id, ids};
 
 /// Organizations 2, 3 and 4 (users 2, 4 and 6, nodes 3, 5 and 7) in collaboration 1, of which 2 and 3 are in study 1;
 /// organization 5 (user 8) is in none but collaboration 2, with nobody else.

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use twinmesh_coordinator::config::{Config, Size, Span};
 
-use super::federation::{Federation, IMAGE, id, plain, sealed};
+use super::federation::{Federation, IMAGE, id, ids, plain, sealed};
 use super::task::{encrypted_body, manifest, sign};
 
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -144,10 +144,6 @@ async fn federation(settings: impl FnOnce(&mut Config)) -> Federation {
     federation.add_user("apart", apart[0], &[7]).await;
     federation.add_user("chief", federation.members[0].organization, &[7]).await;
     federation
-}
-
-fn ids(answer: &Value) -> Vec<i64> {
-    answer["data"].as_array().unwrap().iter().map(id).collect()
 }
 
 #[tokio::test]

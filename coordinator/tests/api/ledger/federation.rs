@@ -81,6 +81,27 @@ pub(crate) fn sealed() -> String {
     to_text(b"\x89TMS\x01 not really")
 }
 
+/// The ids of a list.
+pub(crate) fn ids(answer: &Value) -> Vec<i64> {
+    answer["data"].as_array().unwrap().iter().map(id).collect()
+}
+
+/// Asks for lists, and compares their ids.
+pub(crate) async fn check(federation: &Federation, token: &str, lists: &[(&str, &[i64])]) {
+    for (path, expected) in lists {
+        let answer = federation.get(token, path).await.expect(200);
+        assert_eq!(ids(&answer), *expected, "{path}");
+    }
+}
+
+/// Asks for lists, and compares the status of each answer.
+pub(crate) async fn check_refused(federation: &Federation, token: &str, lists: &[(&str, u16)]) {
+    for (path, status) in lists {
+        let answer = federation.get(token, path).await;
+        assert_eq!(answer.status.as_u16(), *status, "{path}: {}", answer.body);
+    }
+}
+
 impl Federation {
     /// `members` organizations in one collaboration.
     pub(crate) async fn new(members: usize, encrypted: bool) -> Self {

@@ -2,25 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::federation::{Federation, IMAGE, id, plain};
-
-fn ids(answer: &Value) -> Vec<i64> {
-    answer["data"].as_array().unwrap().iter().map(id).collect()
-}
-
-async fn check(federation: &Federation, token: &str, lists: &[(&str, &[i64])]) {
-    for (path, expected) in lists {
-        let answer = federation.get(token, path).await.expect(200);
-        assert_eq!(ids(&answer), *expected, "{path}");
-    }
-}
-
-async fn check_refused(federation: &Federation, token: &str, lists: &[(&str, u16)]) {
-    for (path, status) in lists {
-        let answer = federation.get(token, path).await;
-        assert_eq!(answer.status.as_u16(), *status, "{path}: {}", answer.body);
-    }
-}
+use super::federation::{Federation, IMAGE, check, check_refused, id, ids, plain};
 
 /// Task 1 of organization 2's researcher (user 2) at organizations 2 and 3 (runs 1 and 2), completed at 3; its subtask 2
 /// at 3 (run 3); task 3 of organization 3's researcher (user 4), in study 1, at 3 (run 4), refused. Organization 4 and
