@@ -89,6 +89,73 @@ async fn nobody_changes_their_own_roles_or_takes_over_a_stronger_account() {
     federation.patch(&admin, &format!("/user/{strong}"), json!({"firstname": "fine"})).await.expect(200);
 }
 
+/// The rules of the role, as `root` sees them.
+async fn rules(federation: &Federation, role: i64) -> Vec<i64> {
+    let path = format!("/rule?role_id={role}&no_pagination=1");
+    let rules = federation.get(&federation.root, &path).await.expect(200);
+    rules["data"].as_array().unwrap().iter().map(id).collect()
+}
+
+#[tokio::test]
+async fn nobody_gains_by_changing_the_role_that_they_hold() {
+    for built_in in [ORGANIZATION_ADMIN, COLLABORATION_ADMIN] {
+        let federation = Federation::new(2, false).await;
+        let organization = federation.members[0].organization;
+        let held = rules(&federation, built_in).await;
+        let body = json!({"name": "held", "rules": held, "organization_id": organization});
+        let role = id(&federation.post(&federation.root, "/role", body).await.expect(201));
+        let me = federation.add_user("holder", organization, &[role]).await;
+        let holder = federation.log_in("holder").await;
+        let path = format!("/role/{role}");
+        let all = federation.get(&federation.root, "/rule?no_pagination=1").await.expect(200);
+        let all = all["data"].as_array().unwrap();
+
+        // What may be added is what one may do already, in a scope that is not wider.
+        const SCOPES: [&str; 4] = ["OWN", "ORGANIZATION", "COLLABORATION", "GLOBAL"];
+        let scope = |rule: &serde_json::Value| SCOPES.iter().position(|name| rule["scope"] == *name).unwrap();
+        let covered = |rule: &serde_json::Value| {
+            all.iter().any(|known| {
+                held.contains(&id(known))
+                    && known["name"] == rule["name"]
+                    && known["operation"] == rule["operation"]
+                    && scope(known) >= scope(rule)
+            })
+        };
+        let mut gained = 0;
+        for rule in all.iter().filter(|rule| !held.contains(&id(rule))) {
+            let more: Vec<i64> = held.iter().copied().chain([id(rule)]).collect();
+            let by_patch = federation.patch(&holder, &path, json!({"rules": more})).await.status.as_u16();
+            federation.patch(&federation.root, &path, json!({"rules": held})).await.expect(200);
+            let by_post = federation.post(&holder, &format!("{path}/rule/{}", id(rule)), json!({})).await;
+            let by_post = by_post.status.as_u16();
+            federation.patch(&federation.root, &path, json!({"rules": held})).await.expect(200);
+            let expected = if covered(rule) { (200, 201) } else { (401, 401) };
+            assert_eq!((by_patch, by_post), expected, "{rule}");
+            gained += usize::from(by_patch == 200);
+        }
+        assert!(gained < 10, "{gained}");
+
+        // Nor by its name, by handing it on beyond the organization, or by another user's hands.
+        for name in ["Root", "root", "Collaboration Admin"] {
+            federation.patch(&holder, &path, json!({"name": name})).await.expect(400);
+        }
+        federation.patch(&holder, &path, json!({"organization_id": 1})).await.expect(400);
+        federation.patch(&holder, &path, json!({"is_default_role": true})).await.expect(400);
+        federation.patch(&holder, &format!("/user/{me}"), json!({"roles": [role, 1]})).await.expect(401);
+
+        // What one gives up is gone: nobody gives it back to themselves.
+        let less: Vec<i64> = held.iter().copied().filter(|rule| *rule != 47).collect();
+        federation.patch(&holder, &path, json!({"rules": less})).await.expect(200);
+        let widest = less.iter().any(|rule| matches!(rule, 45 | 46));
+        let again = federation.patch(&holder, &path, json!({"rules": held})).await.status.as_u16();
+        assert_eq!(again, if widest { 200 } else { 401 });
+        federation.delete(&holder, &path).await.expect(400);
+        federation.delete(&holder, &format!("{path}?delete_dependents=true")).await.expect(200);
+        federation.get(&holder, "/node").await.expect(401);
+        federation.post(&holder, "/role", json!({"name": "again", "rules": [3]})).await.expect(401);
+    }
+}
+
 #[tokio::test]
 async fn a_role_of_one_organization_is_not_given_to_a_user_of_another() {
     let (federation, _, stranger, _) = two_worlds(ORGANIZATION_ADMIN).await;

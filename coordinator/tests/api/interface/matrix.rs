@@ -10,7 +10,7 @@ use super::world::{Outcome, ROLES, Relation, World};
 const LEGEND: &str = "\
 What the coordinator answers to real requests, by role. Each cell names the targets for which the answer is yes:
 
-  o  one's own: oneself, what one made; for a node and an algorithm, the run they work on
+  o  one's own: oneself, what one made, the role one holds; for a node and an algorithm, the run they work on
   g  of one's own organization, in a collaboration in which it takes part
   c  of another organization, in a shared collaboration
   f  of another organization, in a collaboration that is none of one's own

@@ -187,7 +187,7 @@ pub(crate) fn table() -> Vec<Operation> {
         post("/role", User).body(|user, name| json!({"name": name, "rules": [], "organization_id": user.organization})),
         get("/role/{id}", Role),
         patch("/role/{id}", Role),
-        delete("/role/{id}", Role),
+        delete("/role/{id}", Role).query(dependents),
         get("/role/{id}/rule", Role),
         post("/role/{id}/rule/{rule_id}", Role),
         delete("/role/{id}/rule/{rule_id}", Role),

@@ -368,6 +368,17 @@ impl World {
             (Kind::User | Kind::Account, _) => return None,
 
             (Kind::Role, BuiltIn) => Thing::new(4, ours, main),
+            // A role with the same rules, by which alone the caller holds them.
+            (Kind::Role, Own) if role.is_user() => {
+                let rules = match role.id {
+                    0 => Vec::new(),
+                    built_in => self.rules(built_in).await,
+                };
+                let body = json!({"name": self.fresh("role"), "rules": rules, "organization_id": ours});
+                let made = id(&self.federation.post(&self.federation.root, "/role", body).await.expect(201));
+                let (_, token) = self.user(Role { id: made, ..role }).await;
+                Thing { token: Some(token), ..Thing::new(made, ours, main) }
+            }
             (Kind::Role, Ours | Shared | Foreign) => {
                 let body = json!({"name": self.fresh("role"), "rules": [3], "organization_id": owner});
                 let made = self.federation.post(&self.federation.root, "/role", body).await.expect(201);
@@ -420,6 +431,12 @@ impl World {
             "name": self.fresh("node"), "collaboration_id": collaboration, "organization_id": organization,
         });
         id(&self.federation.post(&self.federation.root, "/node", body).await.expect(201))
+    }
+
+    async fn rules(&self, role: i64) -> Vec<i64> {
+        let path = format!("/rule?role_id={role}&no_pagination=1");
+        let rules = self.federation.get(&self.federation.root, &path).await.expect(200);
+        rules["data"].as_array().unwrap().iter().map(id).collect()
     }
 
     async fn user(&self, role: Role) -> (i64, String) {
