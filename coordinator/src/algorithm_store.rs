@@ -15,11 +15,8 @@ use reqwest::{Certificate, Method, StatusCode, Url};
 use serde_json::{Value, json};
 
 use crate::config::{AlgorithmStoresConfig, Secret};
+use crate::limits;
 
-/// The longest address of a store or of this coordinator, in characters.
-const MAX_URL_CHARS: usize = 1024;
-/// The longest image reference, in characters; as in a task.
-const MAX_IMAGE_CHARS: usize = 1024;
 /// How much of a store's words is passed on, in characters.
 const MAX_WORDS_CHARS: usize = 500;
 /// Under which a store reads who asks. Stock clients send the underscore, which many proxies drop (contract F.1-16).
@@ -119,7 +116,7 @@ impl StoreAddress {
     /// # Errors
     /// When it is none, or this machine's without being forced.
     pub(crate) fn parse(text: &str, forced: bool) -> Result<Self, StoreCallError> {
-        let refused = || StoreCallError::Address { url: text.chars().take(MAX_URL_CHARS).collect() };
+        let refused = || StoreCallError::Address { url: text.chars().take(limits::URL.max).collect() };
         let url = http_url(text).ok_or_else(refused)?;
         let address = Self { url, forced };
         match address.host().parse::<IpAddr>() {
@@ -407,7 +404,7 @@ fn reviewed(image: &str, answer: &Value) -> Result<String, StoreCallError> {
     let Some(digest) = digest.filter(|digest| is_digest(digest)) else {
         return wrong(format!("it names no digest of image `{image}`"));
     };
-    if name.is_empty() || name.len() > MAX_IMAGE_CHARS || repository(name) != repository(image) {
+    if limits::IMAGE.fault(&name).is_some() || repository(name) != repository(image) {
         return wrong(format!("asked for image `{image}` it names another"));
     }
     if let Some((_, asked)) = image.split_once('@')
@@ -437,7 +434,7 @@ fn is_digest(text: &str) -> bool {
 
 /// An address of a service: http or https, a host, nothing secret, nothing after the path.
 fn http_url(text: &str) -> Option<Url> {
-    if text.chars().count() > MAX_URL_CHARS {
+    if limits::URL.fault(&text).is_some() {
         return None;
     }
     let url = Url::parse(text).ok()?;

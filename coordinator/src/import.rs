@@ -32,6 +32,7 @@ use crate::config::{Config, Secret};
 use crate::files;
 use crate::house::House;
 use crate::http::body::check_name;
+use crate::limits::NAME;
 use crate::store::algorithm_store::NewLink;
 use crate::store::operator as find;
 use crate::store::organization::{NewKey, OrganizationDetails};
@@ -522,6 +523,7 @@ fn rules(ids: &[i64]) -> anyhow::Result<RuleSet> {
 
 /// Checks a name as the interface does.
 fn check(field: &str, name: &str) -> anyhow::Result<()> {
-    check_name(field, name)
-        .map_err(|_| anyhow::anyhow!("`{field}` is refused: 1 to 128 characters are needed, not only digits"))
+    check_name(field, name).map_err(|_| {
+        anyhow::anyhow!("`{field}` is refused: {} to {} characters are needed, not only digits", NAME.min, NAME.max)
+    })
 }

@@ -28,6 +28,7 @@ mod house;
 mod http;
 mod import;
 mod ledger;
+mod limits;
 mod mail;
 mod metrics;
 mod notify;

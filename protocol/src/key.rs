@@ -24,7 +24,7 @@ const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 /// The object identifier of RSA keys (RFC 8017 A.1).
 pub(crate) const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 /// Longer texts are no key: a private RSA key of 8192 bits has less than 7 KiB.
-const MAX_PEM_BYTES: usize = 8192;
+pub const MAX_PEM_BYTES: usize = 8192;
 
 /// The error of reading a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

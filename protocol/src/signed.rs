@@ -135,17 +135,18 @@ impl<T: Statement> Signed<T> {
 impl<T> utoipa::PartialSchema for Signed<T> {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
         use utoipa::openapi::schema::{AdditionalProperties, KnownFormat, ObjectBuilder, SchemaFormat, Type};
-        let base64 = |what| {
+        let base64 = |what, max_bytes: usize| {
             ObjectBuilder::new()
                 .schema_type(Type::String)
                 .format(Some(SchemaFormat::KnownFormat(KnownFormat::Byte)))
+                .max_length(Some(max_bytes.div_ceil(3) * 4))
                 .description(Some(what))
         };
         ObjectBuilder::new()
             .description(Some("A statement with its signature (Ed25519, RFC 8032) and the key that made it."))
-            .property("body", base64("The statement's canonical JSON (RFC 8785), in base64."))
-            .property("signature", base64("Its signature, 64 bytes in base64."))
-            .property("key", base64("The public key, 32 bytes in base64."))
+            .property("body", base64("The statement's canonical JSON (RFC 8785), in base64.", MAX_STATEMENT_BYTES))
+            .property("signature", base64("Its signature, 64 bytes in base64.", 64))
+            .property("key", base64("The public key, 32 bytes in base64.", 32))
             .required("body")
             .required("signature")
             .required("key")

@@ -11,21 +11,19 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use bcrypt::HashParts;
 use tokio::sync::Semaphore;
 
-/// Shorter passwords are refused.
-const MIN_CHARS: usize = 8;
-/// Longer passwords are refused.
-const MAX_CHARS: usize = 128;
+use crate::limits::NEW_PASSWORD;
 
 /// Why a password is refused (contract A.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WeakPassword {
     /// Too short.
     #[error(
-        "Password too short: use at least 8 characters with mixed lowercase, uppercase, numbers and special characters"
+        "Password too short: use at least {} characters with mixed lowercase, uppercase, numbers and special characters",
+        NEW_PASSWORD.min
     )]
     Short,
     /// Too long.
-    #[error("Password too long: use at most 128 characters")]
+    #[error("Password too long: use at most {} characters", NEW_PASSWORD.max)]
     Long,
     /// No digit.
     #[error("Password should contain at least one number")]
@@ -48,9 +46,9 @@ pub enum WeakPassword {
 pub fn check_policy(password: &str) -> Result<(), WeakPassword> {
     let chars = password.chars().count();
     let any = |what: fn(char) -> bool| password.chars().any(what);
-    if chars < MIN_CHARS {
+    if chars < NEW_PASSWORD.min {
         Err(WeakPassword::Short)
-    } else if chars > MAX_CHARS {
+    } else if chars > NEW_PASSWORD.max {
         Err(WeakPassword::Long)
     } else if !any(|c| c.is_numeric()) {
         Err(WeakPassword::Digit)

@@ -24,6 +24,7 @@ use crate::algorithm_store::{OnBehalf, StoreAddress, StoreCallError};
 use crate::authz::Target;
 use crate::authz::action::{EditAlgorithmStore, LinkAlgorithmStore, UnlinkAlgorithmStore, ViewAlgorithmStore};
 use crate::config::Secret;
+use crate::limits::{Described, bounded, described};
 use crate::store::algorithm_store::{self as store, AlgorithmStoreRecord, NewLink};
 use crate::store::filter::{Filter, in_list};
 
@@ -123,6 +124,12 @@ struct New {
     force: Option<bool>,
 }
 
+bounded!(New as "NewAlgorithmStore" {
+    name: NAME;
+    algorithm_store_url: URL;
+    server_url: URL;
+});
+
 /// Links an algorithm store to a collaboration, or to all, and has the store know this coordinator.
 #[utoipa::path(
     post, path = "/algorithmstore", tag = "algorithm store",
@@ -180,6 +187,11 @@ struct Change {
     #[schema(value_type = Option<CollaborationId>)]
     collaboration_id: Option<Option<CollaborationId>>,
 }
+
+bounded!(Change as "AlgorithmStoreChange" {
+    name: NAME;
+});
+pub(crate) const LIMITS: &[Described] = &[described::<New>(), described::<Change>()];
 
 /// Changes the name or the collaboration of a link.
 #[utoipa::path(

@@ -7,19 +7,22 @@ use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
 use super::problem::Problem;
+use crate::limits::{self, Bounded, Described, Limit, bounded, described};
 
-/// A body read as JSON, whatever its content type says.
+/// A body read as JSON, whatever its content type says, of which nothing is too long.
 #[derive(Debug)]
 pub(crate) struct Body<T>(pub(crate) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<S: Send + Sync, T: DeserializeOwned + Bounded> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|error| Problem::new(error.status(), "body_unreadable", error.body_text()))?;
-        read(&bytes).map(Self)
+        let body = read(&bytes)?;
+        let faults = limits::faults(&body);
+        if faults.is_empty() { Ok(Self(body)) } else { Err(Problem::fields(faults)) }
     }
 }
 
@@ -89,13 +92,17 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
 #[serde(deny_unknown_fields)]
 pub(crate) struct IdBody {
     /// The id.
-    #[schema(minimum = 1)]
     pub(crate) id: i64,
 }
 
-/// Checks a name: 1 to 128 characters, not only digits (contract A.7).
+bounded!(IdBody as "Id" {
+    id: ID;
+});
+pub(crate) const LIMITS: &[Described] = &[described::<IdBody>()];
+
+/// Checks a name: neither too long nor only digits (contract A.7).
 pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Problem> {
-    check_length(field, name, 1, 128)?;
+    check_length(field, name, limits::NAME)?;
     if name.trim().is_empty() {
         return Err(Problem::field(field, "Name cannot be empty."));
     }
@@ -106,12 +113,8 @@ pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Problem> {
 }
 
 /// Checks the length of a text in characters.
-pub(crate) fn check_length(field: &str, text: &str, min: usize, max: usize) -> Result<(), Problem> {
-    let chars = text.chars().count();
-    if chars < min || chars > max {
-        return Err(Problem::field(field, format!("Length must be between {min} and {max}.")));
-    }
-    Ok(())
+pub(crate) fn check_length(field: &str, text: &str, limit: Limit) -> Result<(), Problem> {
+    limit.fault(&text).map_or(Ok(()), |fault| Err(Problem::field(field, fault)))
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use crate::authz::action::{
     CreateCollaboration, CreateNode, DeleteCollaboration, DeleteNode, EditCollaboration, ReplaceMembers,
     ViewCollaboration,
 };
+use crate::limits::{Described, bounded, described};
 use crate::store::collaboration::{self as store, CollaborationRecord};
 use crate::store::filter::Filter;
 use crate::store::organization::organizations_missing;
@@ -178,6 +179,12 @@ struct Change {
     #[serde(default)]
     organization_ids: Option<Vec<OrganizationId>>,
 }
+
+bounded!(Change as "CollaborationChange" {
+    name: NAME;
+    organization_ids: MEMBERS;
+});
+pub(crate) const LIMITS: &[Described] = &[described::<Change>()];
 
 /// Changes a collaboration.
 #[utoipa::path(
@@ -365,13 +372,10 @@ async fn check_exist(caller: &mut Caller, ids: &BTreeSet<OrganizationId>) -> Res
     }
 }
 
-/// Organizations as a body lists them: at least one, each once.
+/// Organizations as a body lists them, each once.
 pub(crate) fn read_organizations(ids: &[OrganizationId]) -> Result<BTreeSet<OrganizationId>, Problem> {
     const FIELD: &str = "organization_ids";
     let set: BTreeSet<_> = ids.iter().copied().collect();
-    if set.is_empty() {
-        return Err(Problem::field(FIELD, "At least one organization id is required."));
-    }
     if set.len() < ids.len() {
         return Err(Problem::field(FIELD, "Organization ids must be unique."));
     }

@@ -292,25 +292,34 @@ impl Display for One<'_> {
         let schema = self.schema;
         match self.word {
             "" => return f.write_str("anything"),
-            "array" => return write!(f, "list of {}", Type(&schema["items"])),
+            "array" => {
+                write!(f, "list of {}", Type(&schema["items"]))?;
+                return self.bounds(f, "minItems", "maxItems", " items");
+            }
             "null" => return f.write_str("null"),
             word => f.write_str(word)?,
         }
-        let number = |name: &str| schema.get(name).and_then(Value::as_i64);
-        let (least, most, unit) = match self.word {
-            "string" => (number("minLength"), number("maxLength"), " characters"),
-            _ => (number("minimum"), number("maximum"), ""),
-        };
-        match (least, most) {
-            (Some(least), Some(most)) => write!(f, " <small>{least} to {most}{unit}</small>")?,
-            (Some(least), None) => write!(f, " <small>from {least}{unit}</small>")?,
-            (None, Some(most)) => write!(f, " <small>up to {most}{unit}</small>")?,
-            (None, None) => {}
+        match self.word {
+            "string" => self.bounds(f, "minLength", "maxLength", " characters")?,
+            "object" => self.bounds(f, "minProperties", "maxProperties", " entries")?,
+            _ => self.bounds(f, "minimum", "maximum", "")?,
         }
         if let Some(default) = schema.get("default") {
             write!(f, " <small>default {}</small>", Text(&default.to_string()))?;
         }
         Ok(())
+    }
+}
+
+impl One<'_> {
+    fn bounds(&self, f: &mut fmt::Formatter<'_>, least: &str, most: &str, unit: &str) -> fmt::Result {
+        let number = |name: &str| self.schema.get(name).and_then(Value::as_i64);
+        match (number(least), number(most)) {
+            (Some(least), Some(most)) => write!(f, " <small>{least} to {most}{unit}</small>"),
+            (Some(least), None) => write!(f, " <small>from {least}{unit}</small>"),
+            (None, Some(most)) => write!(f, " <small>up to {most}{unit}</small>"),
+            (None, None) => Ok(()),
+        }
     }
 }
 

@@ -64,7 +64,22 @@ use openapi::Document;
 use problem::{Problem, REQUEST_ID};
 pub(crate) use state::AppState;
 
+use crate::limits::{self, Described};
 use crate::store;
+
+/// How long what stands in bodies may be.
+const LIMITS: &[&[Described]] = &[
+    limits::WIRE,
+    algorithm_store::LIMITS,
+    body::LIMITS,
+    collaboration::LIMITS,
+    node::LIMITS,
+    recover::LIMITS,
+    role::LIMITS,
+    study::LIMITS,
+    token::LIMITS,
+    user::LIMITS,
+];
 
 /// The interface as a service.
 pub(crate) fn router(state: AppState) -> Router {
@@ -103,7 +118,7 @@ pub(crate) fn router(state: AppState) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn(settled))
         .layer(middleware::from_fn_with_state(state.clone(), whole_body))
-        .layer(Extension(Arc::new(Document::new(&declared))))
+        .layer(Extension(Arc::new(Document::new(&declared, LIMITS))))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(cors))
         .layer(middleware::from_fn_with_state(state.clone(), guarded))

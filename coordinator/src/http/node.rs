@@ -27,6 +27,7 @@ use super::scope::{self, Columns};
 use crate::authn::secret;
 use crate::authz::Target;
 use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails, ViewNode};
+use crate::limits::{self, Described, bounded, described};
 use crate::store::filter::Filter;
 use crate::store::node::{self as store, NodeRecord};
 
@@ -203,6 +204,12 @@ struct Change {
     collaboration_id: Option<Value>,
 }
 
+bounded!(Change as "NodeChange" {
+    name: NAME;
+    ip: IP, told;
+});
+pub(crate) const LIMITS: &[Described] = &[described::<Change>()];
+
 /// Changes a node.
 #[utoipa::path(
     patch, path = "/node/{id}", tag = "node",
@@ -246,10 +253,6 @@ async fn remove(mut caller: Caller, Id(id): Id<NodeId>) -> Result<Json<Message>,
     Ok(Message::new(format!("Node id={id} successfully deleted")))
 }
 
-/// The most that a node may tell of itself, in rows, and how long each may be, in characters.
-const MAX_DETAILS: usize = 5000;
-const MAX_DETAIL_CHARS: usize = 1024;
-
 /// Takes a node's word for what it offers and to whom, in place of what it told before. Our addition.
 #[utoipa::path(
     put, path = "/node/{id}/details", tag = "node",
@@ -266,11 +269,9 @@ async fn publish_details(
     let record = find(&mut caller, id).await?;
     let permit = caller.permit::<PublishDetails>(id, &target(&record))?;
     let rows = detail_rows(&details);
-    if rows.len() > MAX_DETAILS {
-        return Err(Problem::field("_schema", format!("At most {MAX_DETAILS} details are kept.")));
-    }
-    if rows.iter().any(|(key, value)| key.chars().chain(value.chars()).count() > MAX_DETAIL_CHARS) {
-        return Err(Problem::field("_schema", format!("A detail has at most {MAX_DETAIL_CHARS} characters.")));
+    if limits::DETAILS.fault(&rows).is_some() {
+        let text = format!("All of it together has {} entries: at most {} are kept.", rows.len(), limits::DETAILS.max);
+        return Err(Problem::field("_schema", text));
     }
     if rows != record.config {
         store::node_config_replace(&mut caller.tx, permit, &rows).await?;

@@ -22,6 +22,7 @@ use utoipa_axum::routes;
 use super::AppState;
 use super::docs::{self, Page};
 use crate::config::Secret;
+use crate::limits::{Described, Limit, Property};
 
 /// The extension by which a list tells [`complete`] its columns.
 const SORT: &str = "x-sort";
@@ -87,10 +88,13 @@ pub(crate) struct Document {
 }
 
 impl Document {
-    /// Finishes what the routes declared.
-    pub(crate) fn new(declared: &utoipa::openapi::OpenApi) -> Self {
+    /// Finishes what the routes declared, and tells the limits of bodies.
+    pub(crate) fn new(declared: &utoipa::openapi::OpenApi, limits: &[&[Described]]) -> Self {
         let mut document = serde_json::to_value(declared).unwrap_or_default();
         complete(&mut document);
+        for described in limits.iter().copied().flatten() {
+            bound(&mut document["components"]["schemas"][described.schema]["properties"], described.properties);
+        }
         let queries = operations(&document)
             .map(|(verb, path, operation)| {
                 let names = parameters(operation)
@@ -262,6 +266,37 @@ fn not_null(schema: &mut Value) {
                 *schema = only.clone();
             }
         }
+    }
+}
+
+/// Tells how long properties may be.
+fn bound(schemas: &mut Value, properties: &[Property]) {
+    for Property { name, limit, items } in properties {
+        let schema = &mut schemas[name];
+        debug_assert!(schema.is_object(), "there is no property `{name}`");
+        tell(schema, *limit);
+        if let Some(limit) = items {
+            tell(&mut schema["items"], *limit);
+        }
+    }
+}
+
+fn tell(schema: &mut Value, limit: Limit) {
+    let is = |word: &str| match &schema["type"] {
+        Value::Array(words) => words.iter().any(|known| known == word),
+        known => known == word,
+    };
+    let (least, most) = match () {
+        () if is("array") => ("minItems", "maxItems"),
+        () if is("object") => ("minProperties", "maxProperties"),
+        () if is("integer") => ("minimum", "maximum"),
+        () => ("minLength", "maxLength"),
+    };
+    if limit.min > 0 {
+        schema[least] = limit.min.into();
+    }
+    if limit.max < usize::MAX {
+        schema[most] = limit.max.into();
     }
 }
 

@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::AppState;
 use super::answer::Message;
-use super::body::{Body, check_length, check_name};
+use super::body::{Body, check_name};
 use super::caller::Caller;
 use super::openapi::sortable;
 use super::page::PageRequest;
@@ -282,16 +282,15 @@ fn merge(details: &mut OrganizationDetails, new: &NewOrganization) -> Result<(),
         check_name("name", name)?;
         details.name.clone_from(name);
     }
-    for (field, given, kept) in [
-        ("address1", &new.address1, &mut details.address1),
-        ("address2", &new.address2, &mut details.address2),
-        ("zipcode", &new.zipcode, &mut details.zipcode),
-        ("country", &new.country, &mut details.country),
-        ("domain", &new.domain, &mut details.domain),
+    for (given, kept) in [
+        (&new.address1, &mut details.address1),
+        (&new.address2, &mut details.address2),
+        (&new.zipcode, &mut details.zipcode),
+        (&new.country, &mut details.country),
+        (&new.domain, &mut details.domain),
     ] {
-        if let Some(text) = given {
-            check_length(field, text, 0, 128)?;
-            *kept = Some(text.clone());
+        if given.is_some() {
+            kept.clone_from(given);
         }
     }
     Ok(())

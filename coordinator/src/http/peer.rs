@@ -21,10 +21,6 @@ use crate::authz::action::{PublishPeer, ViewPeers};
 use crate::store;
 use crate::store::bell::Bell;
 
-/// How many addresses a node may tell, and how long each may be.
-const MAX_ADDRESSES: usize = 32;
-const MAX_ADDRESS_CHARS: usize = 256;
-
 /// How long a node that was removed may keep its place at the meeting point.
 const ADMIT_EVERY: Duration = Duration::from_secs(30);
 
@@ -49,10 +45,7 @@ async fn publish(
     let place = store::run::node_place(caller.tx.conn(), node).await?.ok_or_else(missing)?;
     let target = Target::organization_in(place.organization_id, place.collaboration_id).at_node(Some(node));
     let permit = caller.permit::<PublishPeer>(node, &target)?;
-    if new.addresses.len() > MAX_ADDRESSES {
-        return Err(Problem::field("addresses", format!("At most {MAX_ADDRESSES} addresses are kept.")));
-    }
-    if new.addresses.iter().any(|address| address.len() > MAX_ADDRESS_CHARS || !address.starts_with('/')) {
+    if new.addresses.iter().any(|address| !address.starts_with('/')) {
         return Err(Problem::field("addresses", "Use multiaddresses such as /ip4/192.0.2.1/tcp/4001."));
     }
     let refused = |text: String| Problem::bad_request("certificate_refused", text);

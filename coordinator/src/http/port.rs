@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 
 use super::AppState;
 use super::answer::Message;
-use super::body::{Body, check_length};
+use super::body::Body;
 use super::caller::Caller;
 use super::params::{Params, invalid};
 use super::problem::Problem;
@@ -30,12 +30,6 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 )]
 #[tracing::instrument(name = "http.port.create", skip_all, fields(run.id = %new.run_id))]
 async fn create(mut caller: Caller, Body(new): Body<NewPort>) -> Result<(StatusCode, Json<Port>), Problem> {
-    if new.port == 0 {
-        return Err(Problem::field("port", "Must be greater than or equal to 1 and less than or equal to 65535."));
-    }
-    if let Some(label) = &new.label {
-        check_length("label", label, 0, 128)?;
-    }
     let place = run::find(&mut caller, new.run_id).await?;
     let permit = caller.permit::<OpenPort>(place.id, &run::target(&place))?;
     if place.state.is_finished() {

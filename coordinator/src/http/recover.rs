@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::AppState;
 use super::answer::Message;
-use super::body::{Body, check_length};
+use super::body::Body;
 use super::log_in::{Proof, Wanted, prove};
 use super::origin::Origin;
 use super::problem::Problem;
@@ -22,6 +22,7 @@ use crate::authn::two_factor::SharedSecret;
 use crate::authz::action::ChangePassword;
 use crate::authz::{self, Target};
 use crate::config::Secret;
+use crate::limits::{Described, bounded, described};
 use crate::mail::MailKind;
 use crate::store;
 use crate::store::outbox::mail_request;
@@ -45,6 +46,11 @@ struct PasswordLost {
     #[serde(default)]
     username: Option<String>,
 }
+
+bounded!(PasswordLost as "PasswordLost" {
+    email: LOST_NAME;
+    username: LOST_NAME;
+});
 
 /// Mails a token with which a new password can be set. The answer, and the work, are the same for whoever is asked for.
 #[utoipa::path(
@@ -91,6 +97,11 @@ struct PasswordReset {
     password: Secret,
 }
 
+bounded!(PasswordReset as "PasswordReset" {
+    reset_token: RESET_TOKEN;
+    password: NEW_PASSWORD, told;
+});
+
 /// Sets a new password for whoever has the token. Every log-in of the user ends.
 #[utoipa::path(
     post, path = "/recover/reset", tag = "recover",
@@ -108,7 +119,7 @@ async fn password_reset(
     Body(body): Body<PasswordReset>,
 ) -> Result<Json<Message>, Problem> {
     let now = state.now();
-    let token = token_hash(&body.reset_token)?;
+    let token = token_hash(&body.reset_token);
     let password = body.password.reveal();
     check_policy(password).map_err(|why| Problem::bad_request("weak_password", why.to_string()))?;
     let guess = origin.guess(&state, None, now)?;
@@ -142,6 +153,12 @@ struct SecondFactorLost {
     password: Secret,
 }
 
+bounded!(SecondFactorLost as "SecondFactorLost" {
+    username: LOST_NAME;
+    email: LOST_NAME;
+    password: PASSWORD;
+});
+
 /// Mails a token with which the second factor can be set up anew, to whoever knows the password.
 #[utoipa::path(
     post, path = "/recover/2fa/lost", tag = "recover",
@@ -161,7 +178,6 @@ async fn second_factor_lost(
 ) -> Result<Json<Message>, Problem> {
     let now = state.now();
     let (login, name) = login(body.username.as_deref(), body.email.as_deref())?;
-    check_length("password", body.password.reveal(), 1, 128)?;
     if !state.recovery().by_mail {
         let text = "This server sends no mail: ask an administrator to reset your two-factor authentication";
         return Err(Problem::bad_request("no_mail", text));
@@ -188,6 +204,16 @@ struct SecondFactorReset {
     reset_token: Secret,
 }
 
+bounded!(SecondFactorReset as "SecondFactorReset" {
+    reset_token: RESET_TOKEN;
+});
+pub(crate) const LIMITS: &[Described] = &[
+    described::<PasswordLost>(),
+    described::<PasswordReset>(),
+    described::<SecondFactorLost>(),
+    described::<SecondFactorReset>(),
+];
+
 /// Gives whoever has the token another secret for their authenticator.
 #[utoipa::path(
     post, path = "/recover/2fa/reset", tag = "recover",
@@ -205,7 +231,7 @@ async fn second_factor_reset(
     Body(body): Body<SecondFactorReset>,
 ) -> Result<Json<SetUp>, Problem> {
     let now = state.now();
-    let token = token_hash(&body.reset_token)?;
+    let token = token_hash(&body.reset_token);
     let guess = origin.guess(&state, None, now)?;
     let mut tx = state.store().write().await?;
     let id = recovery_redeem(&mut tx, &token, Purpose::TwoFactor, now).await?.ok_or_else(invalid_token)?;
@@ -224,21 +250,14 @@ async fn second_factor_reset(
 fn login<'a>(username: Option<&'a str>, email: Option<&'a str>) -> Result<(Login<'a>, &'a str), Problem> {
     let given = |text: &&str| !text.is_empty();
     match (username.filter(given), email.filter(given)) {
-        (Some(username), _) => {
-            check_length("username", username, 1, 128)?;
-            Ok((Login::Username(username), username))
-        }
-        (None, Some(email)) => {
-            check_length("email", email, 1, 256)?;
-            Ok((Login::Email(email), email))
-        }
+        (Some(username), _) => Ok((Login::Username(username), username)),
+        (None, Some(email)) => Ok((Login::Email(email), email)),
         (None, None) => Err(Problem::field("_schema", "Email or username is required.")),
     }
 }
 
-fn token_hash(token: &Secret) -> Result<String, Problem> {
-    check_length("reset_token", token.reveal(), 1, 1024)?;
-    Ok(hash(token.reveal().trim()))
+fn token_hash(token: &Secret) -> String {
+    hash(token.reveal().trim())
 }
 
 fn invalid_token() -> Problem {

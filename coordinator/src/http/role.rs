@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::AppState;
 use super::answer::Message;
-use super::body::{Body, check_length, check_name};
+use super::body::{Body, check_name};
 use super::caller::Caller;
 use super::openapi::sortable;
 use super::page::PageRequest;
@@ -28,6 +28,7 @@ use crate::authz::grant::{Granted, grant};
 use crate::authz::role::is_reserved;
 use crate::authz::rule::{self, Operation, Resource, RuleSet, Scope};
 use crate::authz::{Reach, Target, holds_at_least};
+use crate::limits::{Described, bounded, described};
 use crate::store::filter::{Filter, in_list};
 use crate::store::role::{self as store, RoleRecord};
 
@@ -183,7 +184,6 @@ async fn create(mut caller: Caller, Body(new): Body<NewRole>) -> Result<(StatusC
         return Err(Problem::not_found(format!("Organization with id={organization} is not found")));
     }
     check_role_name(&mut caller, &new.name, organization, None).await?;
-    check_description(new.description.as_deref())?;
     let rules = grant(&caller.actor, RuleSet::EMPTY, read_rules(&new.rules)?)?;
     let id = store::role_insert(&mut caller.tx, permit, &new.name, new.description.as_deref(), rules).await?;
     let record = find(&mut caller, id).await?;
@@ -206,6 +206,13 @@ struct Change {
     rules: Option<Vec<RuleId>>,
 }
 
+bounded!(Change as "RoleChange" {
+    name: NAME;
+    description: DESCRIPTION;
+    rules: RULES;
+});
+pub(crate) const LIMITS: &[Described] = &[described::<Change>()];
+
 /// Changes a role.
 #[utoipa::path(
     patch, path = "/role/{id}", tag = "role",
@@ -222,7 +229,6 @@ async fn update(mut caller: Caller, Id(id): Id<RoleId>, Body(change): Body<Chang
     let name = change.name.unwrap_or(record.name);
     check_role_name(&mut caller, &name, organization, Some(id)).await?;
     let description = change.description.or(record.description);
-    check_description(description.as_deref())?;
     let rules = match &change.rules {
         Some(rules) => Some(grant(&caller.actor, record.rules, read_rules(rules)?)?),
         None => None,
@@ -353,10 +359,6 @@ async fn check_role_name(
         return Err(Problem::bad_request("name_taken", format!("Role with name '{name}' already exists!")));
     }
     Ok(())
-}
-
-fn check_description(description: Option<&str>) -> Result<(), Problem> {
-    description.map_or(Ok(()), |text| check_length("description", text, 0, 1024))
 }
 
 /// Rules as a body lists them, all of which must exist.

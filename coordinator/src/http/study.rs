@@ -26,6 +26,7 @@ use super::scope::{self, Columns};
 use crate::authz::Target;
 use crate::authz::action::{CreateStudy, DeleteStudy, EditStudy, ViewStudy};
 use crate::authz::actor::Kind;
+use crate::limits::{Described, bounded, described};
 use crate::store::filter::Filter;
 use crate::store::study::{self as store, StudyRecord};
 
@@ -157,6 +158,12 @@ struct Change {
     #[serde(default)]
     organization_ids: Option<Vec<OrganizationId>>,
 }
+
+bounded!(Change as "StudyChange" {
+    name: NAME;
+    organization_ids: MEMBERS;
+});
+pub(crate) const LIMITS: &[Described] = &[described::<Change>()];
 
 /// Changes a study.
 #[utoipa::path(

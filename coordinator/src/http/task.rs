@@ -10,6 +10,9 @@ use axum::response::{IntoResponse, Response};
 use twinmesh_protocol::id::{OrganizationId, TaskId};
 use twinmesh_protocol::manifest::SignedManifest;
 use twinmesh_protocol::wire::{NewTask, Task, TaskDatabase};
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -28,11 +31,9 @@ use crate::authz::{Target, decide};
 use crate::ledger;
 use crate::ledger::manifest::ManifestContext;
 use crate::ledger::open::{Asker, AskingRun, KnownInput, OpenRefusal, OpenedTask, ParentTask};
+use crate::limits::{self, Limit};
 use crate::store;
 use crate::store::task::{Opener, TaskRecord};
-
-/// The longest key a caller may choose for a request, in characters.
-const MAX_KEY_CHARS: usize = 255;
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -44,7 +45,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 /// Opens a task.
 #[utoipa::path(
     post, path = "/task", tag = "task",
-    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 255, description = "Repeating a request under the same key makes nothing new")),
+    params(IdempotencyKey),
     request_body = NewTask,
     responses((status = 200, description = "The task that this request has made before", body = Task), (status = 201, body = Task), (status = 403, description = "The algorithm store is not for this collaboration"), (status = 409, description = "The same key or manifest with other content")),
     security(("user" = []), ("container" = [])),
@@ -64,9 +65,7 @@ async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTas
     if let Some(image) = reviewed {
         task.image = image;
     }
-    if let Some(manifest) = &task.manifest {
-        check_manifest(&mut caller, manifest, &task, parent_manifest.as_ref()).await?;
-    }
+    check_manifest(&mut caller, &task, parent_manifest.as_ref()).await?;
     let runs = task.inputs.len();
     let record = store::task::task_insert(&mut caller.tx, opener, task, caller.now).await?;
     let id = record.id;
@@ -202,11 +201,28 @@ fn nowhere() -> twinmesh_protocol::id::CollaborationId {
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
-        Ok(text) if (1..=MAX_KEY_CHARS).contains(&text.len()) => Ok(Some(text.to_owned())),
-        Ok(_) | Err(_) => Err(Problem::bad_request(
-            "invalid_idempotency_key",
-            format!("The header Idempotency-Key must have 1 to {MAX_KEY_CHARS} visible characters"),
-        )),
+        Ok(text) if limits::IDEMPOTENCY_KEY.fault(&text).is_none() => Ok(Some(text.to_owned())),
+        Ok(_) | Err(_) => {
+            let Limit { min, max } = limits::IDEMPOTENCY_KEY;
+            let text = format!("The header Idempotency-Key must have {min} to {max} visible characters");
+            Err(Problem::bad_request("invalid_idempotency_key", text))
+        }
+    }
+}
+
+/// The declaration of the header that [`idempotency_key`] reads.
+struct IdempotencyKey;
+
+impl IntoParams for IdempotencyKey {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let Limit { min, max } = limits::IDEMPOTENCY_KEY;
+        let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(min)).max_length(Some(max));
+        let header = ParameterBuilder::new()
+            .name("idempotency-key")
+            .parameter_in(ParameterIn::Header)
+            .description(Some("Repeating a request under the same key makes nothing new"))
+            .schema(Some(text));
+        vec![header.build()]
     }
 }
 
@@ -297,12 +313,13 @@ async fn asker(caller: &mut Caller, may_create: bool) -> Result<(Asker, Option<S
     Ok((asker, parent.manifest))
 }
 
+/// Refuses a manifest that is not its task's.
 async fn check_manifest(
     caller: &mut Caller,
-    manifest: &SignedManifest,
     task: &OpenedTask,
     parent: Option<&SignedManifest>,
 ) -> Result<(), Problem> {
+    let Some(manifest) = &task.manifest else { return Ok(()) };
     let key = store::task::public_key_fetch(caller.tx.conn(), task.init_org).await?;
     let context = ManifestContext { registered_key: key.as_deref().unwrap_or_default(), parent };
     ledger::manifest::check(manifest, task, context, caller.now).map_err(|refusal| {

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::AppState;
-use super::body::{Body, check_length};
+use super::body::Body;
 use super::caller::{Caller, bearer};
 use super::log_in::{Proof, Wanted, prove};
 use super::origin::Origin;
@@ -22,6 +22,7 @@ use crate::authn::secret;
 use crate::authn::token::{ClientType, Subject, TokenError};
 use crate::authn::two_factor::SharedSecret;
 use crate::config::Secret;
+use crate::limits::{Described, Measured, bounded, described};
 use crate::store::token::{Redeemed, refresh_insert, refresh_redeem};
 use crate::store::user::Login;
 use crate::store::{self, Tx};
@@ -45,6 +46,12 @@ struct UserLogIn {
     mfa_code: Option<Code>,
 }
 
+bounded!(UserLogIn as "UserLogIn" {
+    username: LOGIN_NAME;
+    password: PASSWORD;
+    mfa_code: CODE;
+});
+
 /// The code of a second factor. It is taken as text or number, as whoever calls a stock client gave it.
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a code as text or number")]
@@ -55,15 +62,23 @@ enum Code {
 
 impl Code {
     /// The digits, if there are any.
-    fn read(self) -> Result<Option<String>, Problem> {
+    fn read(self) -> Option<String> {
         let text = match self {
             // Numbers lose the zeros they begin with.
             Self::Number(number) => format!("{number:06}"),
             Self::Text(text) => text,
         };
-        check_length("mfa_code", &text, 0, 10)?;
         let digits: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-        Ok((!digits.is_empty()).then_some(digits))
+        (!digits.is_empty()).then_some(digits)
+    }
+}
+
+impl Measured for Code {
+    fn size(&self) -> Option<usize> {
+        match self {
+            Self::Text(text) => text.size(),
+            Self::Number(number) => number.to_string().size(),
+        }
     }
 }
 
@@ -126,9 +141,7 @@ async fn log_in_user(
     Body(body): Body<UserLogIn>,
 ) -> Result<Response, Problem> {
     let now = state.now();
-    check_length("username", &body.username, 1, 128)?;
-    check_length("password", body.password.reveal(), 1, 128)?;
-    let code = body.mfa_code.map_or(Ok(None), Code::read)?;
+    let code = body.mfa_code.and_then(Code::read);
     let guess = origin.guess(&state, Some(&body.username), now)?;
     let (login, wanted) = (Login::Username(&body.username), Wanted::LogIn { code: code.as_deref() });
     match prove(&state, login, body.password.reveal(), wanted, now).await? {
@@ -164,6 +177,11 @@ pub(crate) fn failed_log_in() -> Problem {
 struct NodeLogIn {
     api_key: Secret,
 }
+
+bounded!(NodeLogIn as "NodeLogIn" {
+    api_key: API_KEY, told;
+});
+pub(crate) const LIMITS: &[Described] = &[described::<UserLogIn>(), described::<NodeLogIn>()];
 
 /// Logs a node in.
 #[utoipa::path(

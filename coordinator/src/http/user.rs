@@ -32,6 +32,7 @@ use crate::authz::action::{ChangePassword, CreateUser, DeleteUser, EditUser, Vie
 use crate::authz::grant::{grant, grant_roles};
 use crate::authz::rule::RuleSet;
 use crate::config::Secret;
+use crate::limits::{self, Described, bounded, described};
 use crate::store::filter::Filter;
 use crate::store::identity::user_rights;
 use crate::store::user::{self as store, Login, Rights, UserDetails, UserRecord};
@@ -186,7 +187,6 @@ async fn create(visitor: Visitor, Body(new): Body<NewUser>) -> Result<(StatusCod
 
     check_username(&new.username)?;
     check_email(&new.email)?;
-    check_person(new.firstname.as_deref(), new.lastname.as_deref())?;
     check_policy(&new.password).map_err(|why| Problem::bad_request("weak_password", why.to_string()))?;
     let hash = visitor.state.hasher().hash(new.password).await?;
 
@@ -239,6 +239,16 @@ struct Change {
     password: Option<Secret>,
 }
 
+bounded!(Change as "UserChange" {
+    username: NAME;
+    firstname: SHORT;
+    lastname: SHORT;
+    email: EMAIL;
+    roles: ROLES;
+    rules: RULES;
+    password: NEW_PASSWORD, told;
+});
+
 /// Changes a user.
 #[utoipa::path(
     patch, path = "/user/{id}", tag = "user",
@@ -281,7 +291,6 @@ async fn update(mut caller: Caller, Id(id): Id<UserId>, Body(change): Body<Chang
     if readdressed {
         check_email(details.email.as_deref().unwrap_or_default())?;
     }
-    check_person(details.firstname.as_deref(), details.lastname.as_deref())?;
     check_free(&mut caller, &details.username, details.email.as_deref(), Some(id)).await?;
 
     let rights = if change.roles.is_some() || change.rules.is_some() {
@@ -330,6 +339,12 @@ struct PasswordChange {
     new_password: Secret,
 }
 
+bounded!(PasswordChange as "PasswordChange" {
+    current_password: PASSWORD;
+    new_password: NEW_PASSWORD, told;
+});
+pub(crate) const LIMITS: &[Described] = &[described::<Change>(), described::<PasswordChange>()];
+
 /// Changes the caller's own password.
 #[utoipa::path(
     patch, path = "/password/change", tag = "user",
@@ -352,7 +367,6 @@ async fn change_password(
     drop(caller);
 
     let (current, new) = (change.current_password.reveal(), change.new_password.reveal());
-    check_length("current_password", current, 1, 128)?;
     check_policy(new).map_err(|why| Problem::bad_request("weak_password", why.to_string()))?;
     let (state, now) = (&visitor.state, visitor.now);
     let guess = origin.guess(state, Some(&format!("user {id}")), now)?;
@@ -426,9 +440,9 @@ async fn check_free(
     }
 }
 
-/// `^[a-zA-Z][a-zA-Z0-9._-]+$`, 3 to 128 characters.
+/// `^[a-zA-Z][a-zA-Z0-9._-]+$`, and neither too short nor too long.
 pub(crate) fn check_username(name: &str) -> Result<(), Problem> {
-    check_length("username", name, 3, 128)?;
+    check_length("username", name, limits::USERNAME)?;
     let rest = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(rest) {
         return Ok(());
@@ -438,16 +452,9 @@ pub(crate) fn check_username(name: &str) -> Result<(), Problem> {
 }
 
 pub(crate) fn check_email(email: &str) -> Result<(), Problem> {
-    check_length("email", email, 3, 256)?;
+    check_length("email", email, limits::EMAIL)?;
     let valid = email.split_once('@').is_some_and(|(name, domain)| {
         !name.is_empty() && !domain.is_empty() && !domain.contains('@') && !email.contains(char::is_whitespace)
     });
     if valid { Ok(()) } else { Err(Problem::field("email", "Not a valid email address.")) }
-}
-
-fn check_person(firstname: Option<&str>, lastname: Option<&str>) -> Result<(), Problem> {
-    for (field, text) in [("firstname", firstname), ("lastname", lastname)] {
-        check_length(field, text.unwrap_or_default(), 0, 128)?;
-    }
-    Ok(())
 }

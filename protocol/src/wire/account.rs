@@ -76,7 +76,7 @@ pub struct User {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewUser {
-    /// Log-in name: 3 to 128 characters, a letter first.
+    /// Log-in name: a letter, then letters, digits, dots, hyphens and underscores.
     pub username: String,
     /// Password, to the policy of contract A.3.
     pub password: String,
@@ -132,7 +132,7 @@ pub struct Role {
 pub struct NewRole {
     /// Its name, not that of a built-in role.
     pub name: String,
-    /// What it is for, up to 1024 characters.
+    /// What it is for.
     #[serde(default)]
     pub description: Option<String>,
     /// Its rules; the caller must hold each.

@@ -43,7 +43,7 @@ pub struct Organization {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct NewOrganization {
-    /// Its name, 1 to 128 characters, not only digits.
+    /// Its name, not only digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// First line of the postal address.

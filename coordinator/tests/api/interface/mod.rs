@@ -2,6 +2,7 @@
 
 mod docs;
 mod document;
+mod limit;
 mod matrix;
 mod operation;
 mod query;
