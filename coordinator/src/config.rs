@@ -23,6 +23,8 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::limits;
+
 pub use self::mail::{Encryption, MailConfig};
 pub use self::metrics::MetricsConfig;
 pub use self::network::{InvalidNetwork, Network};
@@ -79,6 +81,8 @@ pub struct Config {
     pub log: String,
     /// How to log.
     pub log_format: LogFormat,
+    /// The image of the task that `POST /column` makes where no node has shared the columns of its database.
+    pub basics_image: String,
     /// The database.
     pub database: DatabaseConfig,
     /// Tokens of users and nodes.
@@ -194,6 +198,8 @@ impl Default for Config {
             api_path: "/api".into(),
             log: "info,libp2p_swarm=warn".into(),
             log_format: LogFormat::default(),
+            // The contract's (F.3).
+            basics_image: "ghcr.io/vantage6/algorithm-basics:latest".into(),
             database: DatabaseConfig::default(),
             tokens: TokensConfig::default(),
             limits: LimitsConfig::default(),
@@ -341,6 +347,9 @@ impl Config {
         // Authenticators split what they show at colons.
         if self.name.trim().is_empty() || self.name.chars().count() > 64 || self.name.contains([':', '\n', '\r']) {
             return wrong("name", "use 1 to 64 characters in one line, without colons");
+        }
+        if limits::IMAGE.fault(&self.basics_image).is_some() || self.basics_image.contains(char::is_whitespace) {
+            return wrong("basics_image", "use the reference of an image");
         }
         if self.limits.guesses_per_address == 0 || self.limits.guesses_per_account == 0 {
             return wrong("limits.guesses_per_address", "use at least 1, here and for `limits.guesses_per_account`");

@@ -226,6 +226,7 @@ impl Coordinator {
             node_grace: config.limits.node_grace.0,
             instance: Instance { id: instance, lease: config.limits.instance_lease.0 },
             algorithm_stores,
+            basics_image: config.basics_image.clone(),
             relay,
             tls,
             data_dir: directory.clone(),

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 use twinmesh_protocol::key::MAX_PEM_BYTES;
 use twinmesh_protocol::wire::{
-    ContainerTokenRequest, DatabaseDetails, FieldErrors, NewCollaboration, NewNode, NewOrganization,
+    ColumnRequest, ContainerTokenRequest, DatabaseDetails, FieldErrors, NewCollaboration, NewNode, NewOrganization,
     NewPeer, NewPort, NewRole, NewStudy, NewTask, NewTaskDatabase, NewTaskOrganization, NewUser, NodeDetails,
     Preprocessing, RunPatch,
 };
@@ -395,6 +395,12 @@ bounded!(Preprocessing as "Preprocessing" {
     function: FUNCTION;
     parameters: ARGUMENTS;
 });
+bounded!(ColumnRequest as "ColumnRequest" {
+    db_label: LABEL;
+    organizations: RECEIVERS, nested;
+    query: QUERY;
+    sheet_name: SHEET;
+});
 bounded!(RunPatch as "RunPatch" {
     result: OUTPUT;
     log: OUTPUT;
@@ -422,6 +428,7 @@ pub(crate) const WIRE: &[Described] = &[
     described::<NewTaskOrganization>(),
     described::<NewTaskDatabase>(),
     described::<Preprocessing>(),
+    described::<ColumnRequest>(),
     described::<RunPatch>(),
     described::<NewPort>(),
     described::<ContainerTokenRequest>(),

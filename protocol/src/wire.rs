@@ -26,7 +26,7 @@ pub use page::{Link, Many, One, Page, PageLinks};
 pub use peer::{NewPeer, OverlayInfo, PeerRecord, RelayInfo};
 pub use problem::{FieldErrors, Problem};
 pub use task::{
-    AlgorithmAddress, AlgorithmAddresses, ContainerToken, ContainerTokenRequest, NewPort, NewTask, NewTaskDatabase,
-    NewTaskOrganization, NodeSummary, Port, Preprocessing, Run, RunPatch, RunResult, RunResultLink, StatusAnswer, Task,
-    TaskDatabase,
+    AlgorithmAddress, AlgorithmAddresses, ColumnRequest, Columns, ContainerToken, ContainerTokenRequest, NewPort,
+    NewTask, NewTaskDatabase, NewTaskOrganization, NodeSummary, Port, Preprocessing, Run, RunPatch, RunResult,
+    RunResultLink, StatusAnswer, Task, TaskDatabase,
 };

@@ -12,6 +12,7 @@ pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod caller;
 pub(crate) mod collaboration;
+pub(crate) mod column;
 pub(crate) mod container;
 pub(crate) mod docs;
 pub(crate) mod event;
@@ -86,6 +87,7 @@ pub(crate) fn router(state: AppState) -> Router {
     let api = OpenApiRouter::new()
         .merge(address::routes())
         .merge(algorithm_store::routes())
+        .merge(column::routes())
         .merge(container::routes())
         .merge(event::routes())
         .merge(health::routes())

@@ -70,6 +70,8 @@ pub(crate) struct Parts {
     pub(crate) instance: Instance,
     /// Asks algorithm stores.
     pub(crate) algorithm_stores: StoreCaller,
+    /// The image that asks nodes for the columns of a database.
+    pub(crate) basics_image: String,
     /// The overlay's meeting point, if this process is one.
     pub(crate) relay: Option<Relay>,
     /// TLS, if this process speaks it.
@@ -155,6 +157,11 @@ impl AppState {
     /// How long the question for a task's status is held.
     pub(crate) fn status_hold(&self) -> Duration {
         self.0.parts.status_hold
+    }
+
+    /// The image that asks nodes for the columns of a database.
+    pub(crate) fn basics_image(&self) -> &str {
+        &self.0.parts.basics_image
     }
 
     /// Asks algorithm stores.

@@ -52,9 +52,14 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 )]
 #[tracing::instrument(name = "http.task.create", skip_all)]
 async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTask>) -> Result<Response, Problem> {
-    let key = idempotency_key(&headers)?;
+    open(&visitor, &headers, request).await
+}
+
+/// Opens a task, whichever route it was asked for by.
+pub(super) async fn open(visitor: &Visitor, headers: &HeaderMap, request: NewTask) -> Result<Response, Problem> {
+    let key = idempotency_key(headers)?;
     let known = ledger::open::look_at_inputs(&request);
-    let reviewed = reviewed_image(&visitor, &headers, key.as_deref(), &request, &known).await?;
+    let reviewed = reviewed_image(visitor, headers, key.as_deref(), &request, &known).await?;
     let mut caller = visitor.begin_write().await?;
     if let Some(repeated) = find_repeated(&mut caller, key.as_deref(), &request).await? {
         let task = view::task(&caller.state, repeated);
@@ -78,6 +83,13 @@ async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTas
     state.meter().task_created();
     tracing::info!(task.id = %id, runs, "task created");
     Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+/// Refuses what [`open`] would refuse, and opens nothing.
+pub(super) async fn check(caller: &mut Caller, request: &NewTask) -> Result<(), Problem> {
+    let known = ledger::open::look_at_inputs(request);
+    let Weighed { task, parent_manifest, .. } = weigh(caller, request.clone(), &known).await?;
+    check_manifest(caller, &task, parent_manifest.as_ref()).await
 }
 
 /// A task that may be opened, but for its manifest.
@@ -211,7 +223,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 /// The declaration of the header that [`idempotency_key`] reads.
-struct IdempotencyKey;
+pub(super) struct IdempotencyKey;
 
 impl IntoParams for IdempotencyKey {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {

@@ -116,6 +116,25 @@ pub(crate) async fn node_by_api_key(conn: &mut AnyConnection, hash: &str) -> Res
     row.map(|row| Ok(NodeId::new(row.try_get(0)?))).transpose()
 }
 
+/// The columns of a database as the first node of a collaboration tells them; stock servers take one node's word for
+/// all.
+pub(crate) async fn column_list(
+    conn: &mut AnyConnection,
+    collaboration: CollaborationId,
+    label: &str,
+) -> Result<Vec<String>> {
+    let rows = sqlx::query(
+        "SELECT value FROM node_config WHERE key = $2 AND node_id = \
+         (SELECT MIN(node.id) FROM node JOIN node_config ON node_config.node_id = node.id \
+         WHERE node.collaboration_id = $1 AND node_config.key = $2) ORDER BY id",
+    )
+    .bind(collaboration.get())
+    .bind(format!("columns_{label}"))
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
 pub(crate) async fn node_insert(
     tx: &mut Tx,
     permit: Permit<CreateNode>,

@@ -144,6 +144,36 @@ impl From<NewTaskDatabase> for TaskDatabase {
     }
 }
 
+/// The body of `POST /column` (contract A.7.9) with our addition `manifest`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ColumnRequest {
+    /// The database's label.
+    pub db_label: String,
+    /// Where it is.
+    pub collaboration_id: CollaborationId,
+    /// Who is to be asked, with the input of the task that asks, where no node has told.
+    pub organizations: Vec<NewTaskOrganization>,
+    /// A query, for databases that take one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// A sheet, for workbooks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sheet_name: Option<String>,
+    /// What that task is, signed by who asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<SignedManifest>,
+}
+
+/// The answer of `POST /column` where a node has told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Columns {
+    /// The names of the columns, in the node's order.
+    pub columns: Vec<String>,
+}
+
 /// A step before the algorithm sees the data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]

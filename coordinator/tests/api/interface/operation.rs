@@ -136,6 +136,12 @@ pub(crate) fn table() -> Vec<Operation> {
             .bytes(&[("upload-offset", "4"), ("upload-complete", "?0")], b"more")
             .hides(),
         delete("/blobstream/upload/{id}", Upload).hides(),
+        post("/column", Study).body(|study, name| {
+            json!({
+                "db_label": name, "collaboration_id": study.collaboration,
+                "organizations": task_body(study.collaboration, study.organization)["organizations"],
+            })
+        }),
         list("/collaboration", Collaboration),
         post("/collaboration", Nothing)
             .body(|thing, name| json!({"name": name, "organization_ids": [thing.organization], "encrypted": false})),

@@ -1,6 +1,7 @@
 //! The task ledger, asked over the interface.
 
 pub(crate) mod algorithm_store;
+mod column;
 mod event;
 pub(crate) mod federation;
 mod filter;
