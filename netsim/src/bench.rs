@@ -359,7 +359,7 @@ async fn objects(lab: &Lab, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
     }
     let digest = Digest::from_bytes(hash.finalize().into());
     let api = lab.federation.researcher.api();
-    let pid = lab.federation.coordinator.pid().context("the coordinator does not run")?;
+    let pid = coordinator_pid(&lab.federation).context("the coordinator does not run")?;
     // What is made once is not counted.
     let small = bytes::Bytes::from_static(b"AAAA");
     api.object_upload(&ObjectSource::Memory(small.clone()), Digest::of(&small)).await?;
@@ -390,7 +390,7 @@ async fn footprint(federation: &Federation, figures: &mut Vec<Figure>) -> anyhow
     // Idle means that what start-up needed has been given back.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let hospital = federation.hospitals.first().context("no hospital")?;
-    for (what, pid) in [("coordinator", federation.coordinator.pid()), ("node", hospital.daemon.pid())] {
+    for (what, pid) in [("coordinator", coordinator_pid(federation)), ("node", hospital.daemon.pid())] {
         let pid = pid.with_context(|| format!("the {what} does not run"))?;
         let value = resident(pid)?;
         figures.push(Figure { what: format!("{what}, resident memory when idle"), value, unit: "MiB" });
@@ -405,6 +405,10 @@ async fn footprint(federation: &Federation, figures: &mut Vec<Figure>) -> anyhow
         }
     }
     Ok(())
+}
+
+fn coordinator_pid(federation: &Federation) -> Option<u32> {
+    federation.instances.first()?.daemon.pid()
 }
 
 /// Resident memory of a process, in MiB.

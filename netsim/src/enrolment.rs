@@ -40,6 +40,12 @@ pub struct Plan {
     pub extra_configuration: BTreeMap<usize, String>,
     /// How long a run goes on while its node is away.
     pub orphan_grace: Duration,
+    /// How many coordinators work as one; several need `database`.
+    pub instances: usize,
+    /// The URL of an empty PostgreSQL database for the coordinators; without it, SQLite.
+    pub database: Option<String>,
+    /// Further variables of the coordinators' environment.
+    pub coordinator_environment: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -53,6 +59,9 @@ impl Plan {
             encrypted: true,
             extra_configuration: BTreeMap::new(),
             orphan_grace: Duration::from_secs(120),
+            instances: 1,
+            database: None,
+            coordinator_environment: BTreeMap::new(),
         }
     }
 }
@@ -91,6 +100,9 @@ pub struct Enrolment {
 
 /// Makes organizations with keys, a collaboration, nodes with their data and configuration, and a researcher.
 ///
+/// `url` has the addresses of all coordinators, with commas in between. Each node begins with another of them, the first
+/// node with the second; the researcher begins with the first.
+///
 /// # Errors
 /// What the coordinator refused, or which file cannot be written.
 pub async fn enrol(plan: &Plan, url: &str, root: &Api) -> anyhow::Result<Enrolment> {
@@ -128,7 +140,7 @@ pub async fn enrol(plan: &Plan, url: &str, root: &Api) -> anyhow::Result<Enrolme
         std::fs::write(&data, rows).with_context(|| format!("cannot write `{data}`"))?;
         let configuration = directory.join(format!("{name}.toml"));
         let text = node_configuration(&NodeSettings {
-            url,
+            urls: rotated(url, number + 1),
             api_key: node.api_key.as_deref().context("the coordinator gave no API key")?,
             state: &state,
             key_file: &key_file,
@@ -171,8 +183,16 @@ async fn researcher(url: &str, root: &Api, members: &[Member]) -> anyhow::Result
     Ok((client, password))
 }
 
+/// Addresses with commas in between, begun at another place.
+fn rotated(urls: &str, by: usize) -> Vec<&str> {
+    let mut urls: Vec<&str> = urls.split(',').collect();
+    let by = by % urls.len();
+    urls.rotate_left(by);
+    urls
+}
+
 struct NodeSettings<'a> {
-    url: &'a str,
+    urls: Vec<&'a str>,
     api_key: &'a str,
     state: &'a Utf8Path,
     key_file: &'a Utf8Path,
@@ -194,7 +214,11 @@ fn node_configuration(settings: &NodeSettings<'_>) -> anyhow::Result<String> {
         [[databases]]
         type = "csv"
     };
-    table.insert("coordinator_url".into(), settings.url.into());
+    let urls = match settings.urls[..] {
+        [one] => one.into(),
+        ref several => several.iter().map(|url| toml::Value::from(*url)).collect::<Vec<_>>().into(),
+    };
+    table.insert("coordinator_url".into(), urls);
     table.insert("api_key".into(), settings.api_key.into());
     table.insert("state_directory".into(), settings.state.as_str().into());
     table.insert("private_key".into(), settings.key_file.as_str().into());

@@ -1,5 +1,5 @@
-//! A federation of real processes on this machine: a coordinator, and a node per hospital, each with its own key,
-//! journal and part of the data.
+//! A federation of real processes on this machine: one coordinator or several that work as one, and a node per hospital,
+//! each with its own key, journal and part of the data.
 
 use std::time::Duration;
 
@@ -51,15 +51,36 @@ impl Hospital {
     }
 }
 
+/// A coordinator, or one of several that work as one.
+#[derive(Debug)]
+pub struct Instance {
+    /// Where its interface is.
+    pub url: String,
+    /// Its process.
+    pub daemon: Daemon,
+    /// Its data directory.
+    pub data: Utf8PathBuf,
+}
+
+impl Instance {
+    /// Starts it again after its end, at the same addresses, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.daemon.start()?;
+        wait_ready(&mut self.daemon, &self.data).await?;
+        Ok(())
+    }
+}
+
 /// A federation that runs.
 #[derive(Debug)]
 pub struct Federation {
-    /// Where the coordinator's interface is.
+    /// Where the interfaces of all coordinators are, with commas in between.
     pub url: String,
-    /// The coordinator's process.
-    pub coordinator: Daemon,
-    /// The coordinator's data directory.
-    pub coordinator_data: Utf8PathBuf,
+    /// The coordinators, at least one.
+    pub instances: Vec<Instance>,
     /// The hospitals.
     pub hospitals: Vec<Hospital>,
     /// The one collaboration.
@@ -102,19 +123,18 @@ impl Federation {
     /// What went wrong, with the end of the log of the process concerned.
     pub async fn prepare(plan: &Plan, program: &Utf8Path) -> anyhow::Result<Self> {
         let directory = plan.directory.clone();
-        let coordinator_data = directory.join("coordinator");
-        for folder in [&coordinator_data, &directory.join("logs")] {
-            std::fs::create_dir_all(folder).with_context(|| format!("cannot create `{folder}`"))?;
-        }
+        let logs = directory.join("logs");
+        std::fs::create_dir_all(&logs).with_context(|| format!("cannot create `{logs}`"))?;
         let root_password = password();
-        let mut unbound = coordinator_daemon(program, &directory, &coordinator_data, "127.0.0.1:0", None)
-            .with_variable("TWINMESH_ROOT_PASSWORD", &root_password);
-        unbound.start()?;
-        let ready = wait_ready(&mut unbound, &coordinator_data).await?;
-        let coordinator = restartable(program, &directory, &coordinator_data, &ready, unbound)?;
-        let root = Api::new(&ready.url, ApiOptions::default())?;
+        let mut instances = Vec::new();
+        for number in 1..=plan.instances {
+            instances.push(start_instance(plan, program, number, &root_password).await?);
+        }
+        let urls: Vec<&str> = instances.iter().map(|instance| instance.url.as_str()).collect();
+        let url = urls.join(",");
+        let root = Api::new(&url, ApiOptions::default())?;
         root.log_in_user("root", &root_password, None).await.context("cannot log in as root")?;
-        let Enrolment { collaboration, members, researcher, password } = enrol(plan, &ready.url, &root).await?;
+        let Enrolment { collaboration, members, researcher, password } = enrol(plan, &url, &root).await?;
 
         let researcher_key = members.first().context("a federation needs a hospital")?.key_file.clone();
         let parent = std::process::id().to_string();
@@ -129,7 +149,7 @@ impl Federation {
                 member.configuration.as_str(),
                 "--stop-runs-on-exit",
             ];
-            let log = directory.join("logs").join(format!("{}.log", member.name));
+            let log = logs.join(format!("{}.log", member.name));
             let mut daemon = Daemon::new(&member.name, program, &arguments, log);
             daemon.start()?;
             hospitals.push(Hospital {
@@ -141,18 +161,7 @@ impl Federation {
                 key: member.key,
             });
         }
-        Ok(Self {
-            coordinator,
-            url: ready.url,
-            coordinator_data,
-            hospitals,
-            collaboration,
-            researcher,
-            password,
-            root,
-            researcher_key,
-            directory,
-        })
+        Ok(Self { url, instances, hospitals, collaboration, researcher, password, root, researcher_key, directory })
     }
 
     /// Where everything lives.
@@ -189,16 +198,6 @@ impl Federation {
         }
     }
 
-    /// Starts the coordinator again after its end, at the same addresses, and waits until it is ready.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub async fn restart_coordinator(&mut self) -> anyhow::Result<()> {
-        self.coordinator.start()?;
-        wait_ready(&mut self.coordinator, &self.coordinator_data).await?;
-        Ok(())
-    }
-
     /// Stops all processes in order. What they wrote stays.
     ///
     /// # Errors
@@ -208,40 +207,51 @@ impl Federation {
         for stopped in futures::future::join_all(nodes).await {
             stopped?;
         }
-        self.coordinator.stop().await?;
+        for instance in &mut self.instances {
+            instance.daemon.stop().await?;
+        }
         Ok(())
     }
 }
 
-fn coordinator_daemon(
+/// Starts a coordinator on a new data directory. It can be started again at the addresses that it has got.
+async fn start_instance(
+    plan: &Plan,
     program: &Utf8Path,
-    directory: &Utf8Path,
-    data: &Utf8Path,
-    listen: &str,
-    overlay: Option<&[String]>,
-) -> Daemon {
-    let parent = std::process::id().to_string();
-    let mut arguments =
-        vec!["--parent", &parent, "coordinator", "start", "--data-dir", data.as_str(), "--listen", listen];
-    let default = ["/ip4/127.0.0.1/udp/0/quic-v1".to_owned(), "/ip4/127.0.0.1/tcp/0".to_owned()];
-    for address in overlay.unwrap_or(&default) {
-        arguments.extend(["--overlay-listen", address]);
-    }
-    Daemon::new("coordinator", program, &arguments, directory.join("logs/coordinator.log"))
-}
-
-/// The same coordinator as one that is always started at the addresses it has got.
-fn restartable(
-    program: &Utf8Path,
-    directory: &Utf8Path,
-    data: &Utf8Path,
-    ready: &Ready,
-    running: Daemon,
-) -> anyhow::Result<Daemon> {
+    number: usize,
+    root_password: &str,
+) -> anyhow::Result<Instance> {
+    let name = if number == 1 { "coordinator".to_owned() } else { format!("coordinator-{number}") };
+    let data = plan.directory.join(&name);
+    std::fs::create_dir_all(&data).with_context(|| format!("cannot create `{data}`"))?;
+    let daemon = |listen: &str, overlay: &[String]| {
+        let parent = std::process::id().to_string();
+        let mut arguments =
+            vec!["--parent", &parent, "coordinator", "start", "--data-dir", data.as_str(), "--listen", listen];
+        for address in overlay {
+            arguments.extend(["--overlay-listen", address]);
+        }
+        let log = plan.directory.join("logs").join(format!("{name}.log"));
+        let mut daemon = Daemon::new(&name, program, &arguments, log);
+        if let Some(database) = &plan.database {
+            daemon = daemon.with_variable("COORDINATOR__DATABASE__URL", database);
+        }
+        if plan.instances > 1 {
+            // What one has taken up any other must find.
+            let objects = format!("file://{}", plan.directory.join("objects"));
+            daemon = daemon.with_variable("COORDINATOR__OBJECTS__URL", &objects);
+        }
+        plan.coordinator_environment.iter().fold(daemon, |daemon, (name, value)| daemon.with_variable(name, value))
+    };
+    let anywhere = ["/ip4/127.0.0.1/udp/0/quic-v1".to_owned(), "/ip4/127.0.0.1/tcp/0".to_owned()];
+    let mut unbound = daemon("127.0.0.1:0", &anywhere).with_variable("TWINMESH_ROOT_PASSWORD", root_password);
+    unbound.start()?;
+    let ready = wait_ready(&mut unbound, &data).await?;
     let listen = ready.url.trim_start_matches("http://").trim_end_matches("/api");
     let without_peer = |address: &String| address.split("/p2p/").next().unwrap_or(address).to_owned();
     let overlay: Vec<String> = ready.overlay.iter().map(without_peer).collect();
-    coordinator_daemon(program, directory, data, listen, Some(&overlay)).taking_over(running)
+    let daemon = daemon(listen, &overlay).taking_over(unbound)?;
+    Ok(Instance { url: ready.url, daemon, data })
 }
 
 /// Waits until a coordinator has told where it is.

@@ -1,4 +1,5 @@
-//! Any one process killed (SIGKILL) at many points of a task: the coordinator, a node, or a run's own process.
+//! Any one process killed (SIGKILL) at many points of a task: the coordinator, one of several, a node, or a run's own
+//! process.
 //!
 //! Points are counted in the coordinator's event log from the task's record on, so they are places in the flow, not
 //! moments in time. After each, the task must end with the right result and no run may have been carried out twice.
@@ -8,18 +9,24 @@ use std::collections::BTreeMap;
 use futures::FutureExt as _;
 use serde_json::{Value, json};
 use sqlx::Row as _;
+use twinmesh_client::api::TaskFilter;
 use twinmesh_client::events::{After, Update};
+use twinmesh_client::pins::PinStore;
+use twinmesh_client::researcher::Client;
 use twinmesh_netsim::data::gbsg2_reference;
-use twinmesh_protocol::id::{JobId, TaskId};
+use twinmesh_netsim::enrolment::Plan;
+use twinmesh_protocol::id::JobId;
 use twinmesh_protocol::status::RunStatus;
 use twinmesh_protocol::wire::EventKind;
 
-use crate::lab::{Lab, PATIENCE, parent, processes, until};
+use crate::lab::{Lab, PATIENCE, Whose, parent, processes, until};
 
 /// Whose end it is. Hospitals are counted from 0; the central function runs at hospital 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victim {
+pub(crate) enum Victim {
     Coordinator,
+    /// Of several coordinators the one that somebody is connected to. It is away until the story ends.
+    InstanceOf(Whose),
     Node(usize),
     /// The algorithm's own process at a hospital.
     Run(usize),
@@ -27,17 +34,17 @@ enum Victim {
 
 /// When: at the n-th event of this kind (and status) of the job.
 #[derive(Debug, Clone, Copy)]
-struct When {
+pub(crate) struct When {
     kind: EventKind,
     status: Option<RunStatus>,
     nth: usize,
 }
 
-const fn event(kind: EventKind, nth: usize) -> When {
+pub(crate) const fn event(kind: EventKind, nth: usize) -> When {
     When { kind, status: None, nth }
 }
 
-const fn became(status: RunStatus, nth: usize) -> When {
+pub(crate) const fn became(status: RunStatus, nth: usize) -> When {
     When { kind: EventKind::RunStatus, status: Some(status), nth }
 }
 
@@ -112,38 +119,39 @@ async fn survives(lab: &mut Lab, kind: Kind, points: &[(Victim, When)], expected
 }
 
 /// What came of a story.
-struct Told {
-    shape: Shape,
+pub(crate) struct Told {
+    pub(crate) shape: Shape,
     run_killed: bool,
 }
 
-/// A federation whose runs' words reach the message of a test that fails.
 async fn talkative() -> Lab {
-    Lab::with(|plan| {
-        for hospital in 0..plan.nodes {
-            plan.extra_configuration.insert(hospital, "share_algorithm_logs = true\n".into());
-        }
-    })
-    .await
+    Lab::with(share_logs).await
+}
+
+/// Lets the runs' words reach the message of a test that fails.
+pub(crate) fn share_logs(plan: &mut Plan) {
+    for hospital in 0..plan.nodes {
+        plan.extra_configuration.entry(hospital).or_default().insert_str(0, "share_algorithm_logs = true\n");
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Central,
     Twins,
 }
 
 /// How many tasks and runs a job consists of.
 #[derive(Debug, PartialEq, Eq)]
-struct Shape {
-    tasks: usize,
-    runs: usize,
+pub(crate) struct Shape {
+    pub(crate) tasks: usize,
+    pub(crate) runs: usize,
 }
 
 const FORMULA: &str = "cens ~ age + tsize + pnodes + horTh";
 
 /// Asks for a regression, kills at the point, restarts, and checks the result and that nothing ran twice.
-async fn story(lab: &mut Lab, kind: Kind, point: Option<(Victim, When)>) -> Told {
+pub(crate) async fn story(lab: &mut Lab, kind: Kind, point: Option<(Victim, When)>) -> Told {
     let researcher = &lab.federation.researcher;
     let mut events = researcher.api().events(After::Latest);
     loop {
@@ -157,8 +165,12 @@ async fn story(lab: &mut Lab, kind: Kind, point: Option<(Victim, When)>) -> Told
         Kind::Twins => ("logistic_twin", None),
     };
     let task = lab.post(function, at, json!({"formula": FORMULA})).await;
+    // Somebody waits all the while.
+    let waiting = Client::new(researcher.api().clone(), None, PinStore::in_memory()).await.unwrap();
+    let waiting = tokio::spawn(async move { waiting.wait(task.id).await });
 
     let mut struck = BTreeMap::new();
+    let mut dead = None;
     if let Some((victim, when)) = point {
         let mut left = when.nth;
         let wait = async {
@@ -177,9 +189,10 @@ async fn story(lab: &mut Lab, kind: Kind, point: Option<(Victim, When)>) -> Told
         assert!(met, "the point {point:?} was never reached");
         match victim {
             Victim::Coordinator => {
-                lab.federation.coordinator.kill().await.unwrap();
-                lab.federation.restart_coordinator().await.unwrap();
+                lab.federation.instances[0].daemon.kill().await.unwrap();
+                lab.federation.instances[0].restart().await.unwrap();
             }
+            Victim::InstanceOf(whose) => dead = Some(lab.kill_instance_of(whose).await),
             Victim::Node(hospital) => {
                 lab.kill_node(hospital).await;
                 lab.start_node(hospital);
@@ -192,6 +205,8 @@ async fn story(lab: &mut Lab, kind: Kind, point: Option<(Victim, When)>) -> Told
             }
         }
     }
+    let ended = tokio::time::timeout(PATIENCE, waiting).await.expect("the task ends in time").unwrap();
+    assert_eq!(ended.unwrap(), RunStatus::Completed, "after {point:?}");
     let results = lab.finish(task.id).await;
     for (organization, content) in results.contents().unwrap_or_else(|error| panic!("after {point:?}: {error}")) {
         let fit: Value = content.json().unwrap();
@@ -200,7 +215,12 @@ async fn story(lab: &mut Lab, kind: Kind, point: Option<(Victim, When)>) -> Told
         assert!((deviance - pooled).abs() < 1e-9 * pooled, "at {organization} after {point:?}");
     }
     nothing_ran_twice(lab, task.job_id, &struck, point).await;
-    Told { shape: shape(lab, task.id, task.job_id).await, run_killed: !struck.is_empty() }
+    let told = Told { shape: shape(lab, task.job_id).await, run_killed: !struck.is_empty() };
+    if let Some(dead) = dead {
+        lab.moved_from(dead).await;
+        lab.federation.instances[dead].restart().await.unwrap();
+    }
+    told
 }
 
 /// Kills the process of the algorithm, not its agent. `false` when none is at work.
@@ -236,30 +256,24 @@ async fn nothing_ran_twice(lab: &Lab, job: JobId, struck: &BTreeMap<usize, i64>,
     }
 }
 
-async fn shape(lab: &Lab, task: TaskId, job: JobId) -> Shape {
-    let database = lab.coordinator_database().await;
-    let count = async |query: &'static str| -> usize {
-        let row = sqlx::query(query).bind(job.get()).fetch_one(&database).await.unwrap();
-        usize::try_from(row.get::<i64, _>(0)).unwrap()
-    };
+/// What a job has become, once all of its runs have ended, which must have been well.
+async fn shape(lab: &Lab, job: JobId) -> Shape {
+    let api = lab.federation.researcher.api();
+    let filter = TaskFilter { collaboration_id: Some(lab.federation.collaboration), ..TaskFilter::default() };
+    let mut tasks = api.task_list(&filter).await.unwrap();
+    tasks.retain(|task| task.job_id == job);
     // The last reports of partials may still be on their way when the central function has its answer.
-    until("all runs of the job have ended", async || {
-        let open = count(
-            "SELECT count(*) FROM run JOIN task ON task.id = run.task_id WHERE job_id = $1 AND finished_at IS NULL",
-        );
-        (open.await == 0).then_some(())
+    let runs = until("all runs of the job have ended", async || {
+        let mut runs = Vec::new();
+        for task in &tasks {
+            runs.extend(api.run_list(task.id).await.unwrap());
+        }
+        runs.iter().all(|run| run.status.is_finished()).then_some(runs)
     })
     .boxed_local()
     .await;
-    let failed = count(
-        "SELECT count(*) FROM run JOIN task ON task.id = run.task_id WHERE job_id = $1 AND status != 'completed'",
-    )
-    .await;
-    assert_eq!(failed, 0, "no run of task {task} failed");
-    let shape = Shape {
-        tasks: count("SELECT count(*) FROM task WHERE job_id = $1").await,
-        runs: count("SELECT count(*) FROM run JOIN task ON task.id = run.task_id WHERE job_id = $1").await,
-    };
-    database.close().await;
-    shape
+    for run in &runs {
+        assert_eq!(run.status, RunStatus::Completed, "{:?}", run.log);
+    }
+    Shape { tasks: tasks.len(), runs: runs.len() }
 }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::{Map, Value, json};
+use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use sqlx::{AnyPool, AssertSqlSafe, Connection as _};
+use twinmesh_client::api::ApiError;
 use twinmesh_client::researcher::{NewTaskRequest, TaskResults};
 use twinmesh_netsim::data::GBSG2;
 use twinmesh_netsim::federation::{DATABASE, Federation, Plan};
@@ -20,6 +23,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Lab {
     pub(crate) federation: Federation,
     home: tempfile::TempDir,
+    /// The URL of the coordinators' PostgreSQL, if that is what they are on.
+    database: Option<String>,
 }
 
 impl Lab {
@@ -33,7 +38,7 @@ impl Lab {
         let mut plan = Plan::new(directory, GBSG2);
         change(&mut plan);
         let federation = Federation::start(&plan, Utf8Path::new(PROGRAM)).await.unwrap();
-        Self { federation, home }
+        Self { federation, home, database: plan.database }
     }
 
     /// Stops everything, removes the folder, and checks that nothing is left.
@@ -80,12 +85,73 @@ impl Lab {
 
     /// The coordinator's database, as somebody who has the machine would use it.
     pub(crate) async fn coordinator_database(&self) -> SqlitePool {
-        database(&self.federation.coordinator_data.join("coordinator.sqlite")).await
+        database(&self.federation.instances[0].data.join("coordinator.sqlite")).await
+    }
+
+    /// The same, whatever its engine is.
+    pub(crate) async fn any_database(&self) -> AnyPool {
+        sqlx::any::install_default_drivers();
+        let url = match &self.database {
+            Some(url) => url.clone(),
+            None => format!("sqlite://{}", self.federation.instances[0].data.join("coordinator.sqlite")),
+        };
+        AnyPool::connect(&url).await.unwrap()
     }
 
     /// The journal of a hospital's node.
     pub(crate) async fn journal(&self, hospital: usize) -> SqlitePool {
         database(&self.federation.hospitals[hospital].state.join("journal.sqlite")).await
+    }
+
+    /// A federation with several coordinators on one PostgreSQL; none where there is no server to be tested on.
+    #[expect(clippy::print_stderr, reason = "whoever runs the tests should know")]
+    pub(crate) async fn shared(instances: usize, change: impl FnOnce(&mut Plan)) -> Option<Self> {
+        let Some(database) = shared_database().await else {
+            eprintln!("skipped: needs PostgreSQL; run it by `tests/postgres.sh cargo test -p twinmesh-tests`");
+            return None;
+        };
+        let lab = Self::with(|plan| {
+            plan.instances = instances;
+            plan.database = Some(database);
+            plan.coordinator_environment.insert("COORDINATOR__DATABASE__READERS".into(), "4".into());
+            change(plan);
+        });
+        Some(lab.await)
+    }
+
+    /// Which of the coordinators somebody is connected to.
+    pub(crate) fn instance_of(&self, whose: Whose) -> usize {
+        let url = match whose {
+            Whose::Researcher => self.federation.researcher.api().base().to_owned(),
+            Whose::Node(hospital) => self.federation.hospitals[hospital].status().unwrap().coordinator.url,
+        };
+        self.federation.instances.iter().position(|instance| instance.url == url).unwrap()
+    }
+
+    /// Kills the coordinator that somebody is connected to, and says which it was.
+    pub(crate) async fn kill_instance_of(&mut self, whose: Whose) -> usize {
+        let instance = self.instance_of(whose);
+        self.federation.instances[instance].daemon.kill().await.unwrap();
+        instance
+    }
+
+    /// Waits until all nodes follow another coordinator than this one, and are online.
+    pub(crate) async fn moved_from(&self, dead: usize) {
+        let dead = &self.federation.instances[dead].url;
+        until("all nodes have moved", async || {
+            let moved = self.federation.hospitals.iter().all(|hospital| {
+                let status = hospital.status().filter(|status| Some(status.pid) == hospital.daemon.pid());
+                status.is_some_and(|status| status.coordinator.link.connected && status.coordinator.url != *dead)
+            });
+            (moved && self.are_online().await).then_some(())
+        })
+        .await;
+    }
+
+    /// Whether all nodes are online.
+    pub(crate) async fn are_online(&self) -> bool {
+        let nodes = patiently(|| self.federation.root.node_list(Some(self.federation.collaboration))).await;
+        nodes.iter().all(|node| node.status.as_deref() == Some("online"))
     }
 
     pub(crate) async fn kill_node(&mut self, hospital: usize) {
@@ -95,6 +161,34 @@ impl Lab {
     pub(crate) fn start_node(&mut self, hospital: usize) {
         self.federation.hospitals[hospital].daemon.start().unwrap();
     }
+}
+
+/// Asks until a coordinator that lives answers.
+pub(crate) async fn patiently<T, F>(ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, ApiError>>,
+{
+    twinmesh_client::api::retry(PATIENCE, ask).await.unwrap()
+}
+
+/// Who is connected to a coordinator. Hospitals are counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Researcher,
+    Node(usize),
+}
+
+/// The URL of an empty database on the server that `tests/postgres.sh` has started.
+async fn shared_database() -> Option<String> {
+    let server = std::env::var("TWINMESH_TEST_POSTGRES").ok()?;
+    let unique = tempfile::tempdir().unwrap();
+    let unique = unique.path().file_name().unwrap().as_encoded_bytes();
+    let schema = unique.iter().fold("e2e_".to_owned(), |name, byte| format!("{name}{byte:02x}"));
+    let mut connection = PgConnection::connect(&server).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let separator = if server.contains('?') { '&' } else { '?' };
+    Some(format!("{server}{separator}options[search_path]={schema}"))
 }
 
 async fn database(path: &Utf8Path) -> SqlitePool {

@@ -268,10 +268,10 @@ async fn a_full_disk_at_the_node_is_named_and_passes() {
 async fn a_coordinator_that_is_away_for_half_a_minute_costs_time_only() {
     let mut lab = Lab::start().await;
     let task = lab.post("logistic", Some(0), json!({"formula": "cens ~ age + horTh"})).await;
-    lab.federation.coordinator.kill().await.unwrap();
+    lab.federation.instances[0].daemon.kill().await.unwrap();
     // The half minute is what the story is about, not a way to wait for something.
     tokio::time::sleep(Duration::from_secs(30)).await;
-    lab.federation.restart_coordinator().await.unwrap();
+    lab.federation.instances[0].restart().await.unwrap();
     let fit = only(lab.finish(task.id).await);
     assert!(fit["deviance"].as_f64().unwrap() > 0.0);
     let status = lab.federation.researcher.api().task_get(task.id).await.unwrap().status;

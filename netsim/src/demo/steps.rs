@@ -313,14 +313,15 @@ pub(super) async fn evidence(federation: &Federation, planted: &str, measured: M
         *runtimes.entry(format!("sandbox {}: {reason}", status.runtime.strength)).or_default() += 1;
     }
     let markers = markers(federation, planted, &measured.results);
-    let found = search(&federation.coordinator_data, &markers).context("cannot search the coordinator's data")?;
-    let log = crate::evidence::search_file(federation.coordinator.log(), &markers)
+    let coordinator = federation.instances.first().context("there is no coordinator")?;
+    let found = search(&coordinator.data, &markers).context("cannot search the coordinator's data")?;
+    let log = crate::evidence::search_file(coordinator.daemon.log(), &markers)
         .context("cannot search the coordinator's log")?;
     let control = search(federation.directory(), &markers).context("cannot search the hospitals' data")?;
     let control: std::collections::BTreeSet<&str> = control
         .findings
         .iter()
-        .filter(|finding| !finding.file.starts_with(&federation.coordinator_data))
+        .filter(|finding| !finding.file.starts_with(&coordinator.data))
         .map(|finding| finding.marker.as_str())
         .collect();
     Ok(Evidence {
