@@ -43,7 +43,7 @@ mod tls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
 use axum::Router;
@@ -197,7 +197,8 @@ impl Coordinator {
         let relay = if config.overlay.listen.is_empty() {
             None
         } else {
-            Some(Relay::start(directory, &config.overlay.listen, &store).await.map_err(StartError::Overlay)?)
+            let relay = Relay::start(directory, &config.overlay.listen, &store).await;
+            Some(Arc::new(relay.map_err(StartError::Overlay)?))
         };
         let shutdown = CancellationToken::new();
         let clock = surroundings.clock;
@@ -224,10 +225,9 @@ impl Coordinator {
             body_limit: usize::try_from(config.limits.request_body.0).unwrap_or(usize::MAX),
             status_hold: config.limits.status_hold.0,
             node_grace: config.limits.node_grace.0,
-            instance: Instance { id: instance, lease: config.limits.instance_lease.0 },
+            instance: Instance { id: instance, lease: config.limits.instance_lease.0, relay },
             algorithm_stores,
             basics_image: config.basics_image.clone(),
-            relay,
             tls,
             data_dir: directory.clone(),
             shutdown: shutdown.clone(),

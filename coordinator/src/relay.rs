@@ -14,7 +14,7 @@ use twinmesh_overlay::relay::{Relay as Host, RelayConfig, RelayHandle};
 use twinmesh_overlay::{Multiaddr, PeerId};
 use twinmesh_protocol::certificate::SignedCertificate;
 use twinmesh_protocol::key::PublicKey;
-use twinmesh_protocol::wire::RelayInfo;
+use twinmesh_protocol::wire::{RelayInfo, RelayPlace};
 
 use crate::files;
 use crate::store::peer::certificate_list;
@@ -55,6 +55,12 @@ impl Relay {
             circuits: u64::try_from(stats.circuits).unwrap_or(u64::MAX),
             circuits_total: stats.circuits_opened,
         }
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> RelayPlace {
+        let RelayInfo { peer_id, addresses, .. } = self.info();
+        RelayPlace { peer_id, addresses }
     }
 
     /// Whether it is at work.

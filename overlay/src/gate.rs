@@ -86,9 +86,9 @@ struct Inside {
 /// have made a handler for is denied afterwards.
 pub(crate) struct Behaviour {
     gate: Arc<dyn Gate>,
-    /// A peer of our own choosing, who need not be admitted by the gate: the relay, which also calls back to find out
+    /// Peers of our own choosing, who need not be admitted by the gate: the relays, which also call back to find out
     /// whether this node can be reached.
-    trusted: Option<PeerId>,
+    trusted: BTreeSet<PeerId>,
     /// Whether addresses on this machine's loopback may be dialled for others. They arrive in requests to punch a hole
     /// or to call back, and would otherwise let a peer knock at services inside.
     loopback: bool,
@@ -98,7 +98,7 @@ pub(crate) struct Behaviour {
 
 impl Behaviour {
     pub(crate) fn new(gate: Arc<dyn Gate>, loopback: bool) -> Self {
-        Self { gate, trusted: None, loopback, keep_incoming: false }
+        Self { gate, trusted: BTreeSet::new(), loopback, keep_incoming: false }
     }
 
     /// Keeps the connections that peers make open while idle, for as long as the peers do. Those made to them, to call
@@ -108,12 +108,12 @@ impl Behaviour {
         Self { keep_incoming: true, ..self }
     }
 
-    pub(crate) fn trust(&mut self, peer: Option<PeerId>) {
-        self.trusted = peer;
+    pub(crate) fn trust(&mut self, peers: BTreeSet<PeerId>) {
+        self.trusted = peers;
     }
 
     fn check(&self, peer: PeerId, kept: bool) -> Result<Handler, ConnectionDenied> {
-        if self.trusted == Some(peer) || self.gate.admits(&peer) {
+        if self.trusted.contains(&peer) || self.gate.admits(&peer) {
             Ok(Handler { kept })
         } else {
             Err(ConnectionDenied::new(NotAdmitted { peer }))
@@ -132,7 +132,7 @@ impl NetworkBehaviour for Behaviour {
         addresses: &[Multiaddr],
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        let ours = peer.is_some() && peer == self.trusted;
+        let ours = peer.is_some_and(|peer| self.trusted.contains(&peer));
         let inside = addresses
             .iter()
             .find(|address| !ours && !self.loopback && Path::of_address(address).is_direct() && is_local(address));

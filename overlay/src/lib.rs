@@ -1,13 +1,13 @@
 //! The peer network of Twinmesh: how nodes find each other, decide whom to talk to, and carry what algorithm twins say.
 //!
-//! libp2p finds the path: each node keeps a connection to the coordinator's relay and is reachable through it, and nodes
-//! connect to each other directly where they can. A stream between two nodes is encrypted end to end on either path.
+//! libp2p finds the path: each node keeps a connection to the relay of every coordinator and is reachable through them, and
+//! nodes connect to each other directly where they can. A stream between two nodes is encrypted end to end on either path.
 //!
 //! From the outside in:
 //!
 //! * [`JobMeshes`] – what a node uses: opens a job's mesh, dials twins, is handed twins that dial.
 //! * [`mesh`] – the decision who may enter a mesh, by certificates under pinned keys. No IO.
-//! * [`Overlay`] – the swarm: opens streams to peers over the best path, keeps the place at the relay, reports its
+//! * [`Overlay`] – the swarm: opens streams to peers over the best path, keeps the places at the relays, reports its
 //!   [`OverlayStatus`] and [explains](Overlay::explain) its paths.
 //! * [`TwinStream`] – a stream that knows its peer and path, and tells a finished stream from a lost one.
 //! * [`carrier`] – moves bytes between a run's sockets and twin streams.
@@ -46,5 +46,5 @@ pub use self::{
     path::{Path, Traffic},
     status::{ConnectionStatus, Explanation, OverlayStatus, PeerStatus, RelayStatus},
     stream::TwinStream,
-    swarm::{Incoming, OpenError, Overlay, OverlayConfig, Paths},
+    swarm::{Incoming, MAX_RELAYS, OpenError, Overlay, OverlayConfig, Paths},
 };

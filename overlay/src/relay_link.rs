@@ -1,10 +1,10 @@
-//! Keeps this node's place at the relay: connected, with a reservation, for ever.
+//! Keeps this node's place at one relay: connected, with a reservation, for as long as the relay is wanted.
 //!
 //! A core without IO: it is told what happened and what time it is, and answers what to do next.
 
 use std::time::Duration;
 
-use libp2p::PeerId;
+use libp2p::{Multiaddr, PeerId};
 use tokio::time::Instant;
 
 use crate::{address::RelayAddress, path::Path};
@@ -35,7 +35,7 @@ pub(crate) enum Step {
 /// The state of the link to the relay.
 #[derive(Debug)]
 pub(crate) struct RelayLink {
-    relay: Option<RelayAddress>,
+    relay: RelayAddress,
     own: PeerId,
     state: State,
     failures: u32,
@@ -62,34 +62,20 @@ enum State {
 }
 
 impl RelayLink {
-    pub(crate) fn new(now: Instant, own: PeerId, relay: Option<RelayAddress>) -> Self {
+    pub(crate) fn new(now: Instant, own: PeerId, relay: RelayAddress) -> Self {
         Self { relay, own, state: State::Down { retry_at: now }, failures: 0, last_error: None }
     }
 
-    pub(crate) fn relay(&self) -> Option<&RelayAddress> {
-        self.relay.as_ref()
+    pub(crate) fn relay(&self) -> &RelayAddress {
+        &self.relay
     }
 
-    pub(crate) fn peer(&self) -> Option<PeerId> {
-        self.relay.as_ref().map(|relay| relay.peer_id)
-    }
-
-    /// Changes the relay and returns the former one's peer id if its connections are of no more use. Naming the same
-    /// relay again is a hint that it may be back: a waiting link tries at once.
-    pub(crate) fn set(&mut self, now: Instant, relay: Option<RelayAddress>) -> Option<PeerId> {
-        let former = self.peer();
-        let same_peer = former == relay.as_ref().map(|relay| relay.peer_id);
-        self.relay = relay;
-        if same_peer {
-            if let State::Down { retry_at } = &mut self.state {
-                *retry_at = now;
-            }
-            return None;
+    /// Names the relay anew, perhaps at other addresses: a hint that it may be back, so a waiting link tries at once.
+    pub(crate) fn set(&mut self, now: Instant, addresses: Vec<Multiaddr>) {
+        self.relay.addresses = addresses;
+        if let State::Down { retry_at } = &mut self.state {
+            *retry_at = now;
         }
-        self.state = State::Down { retry_at: now };
-        self.failures = 0;
-        self.last_error = None;
-        former
     }
 
     pub(crate) fn connected(&mut self, now: Instant) {
@@ -129,12 +115,11 @@ impl RelayLink {
     }
 
     pub(crate) fn poll(&mut self, now: Instant) -> Option<Step> {
-        let relay = self.relay.as_ref()?;
         match self.state {
             State::Down { retry_at } if now >= retry_at => {
                 self.state = State::Dialing { since: now };
                 // TCP carries bulk better; QUIC gets every other turn for where TCP is blocked.
-                let has = |path| relay.addresses.iter().any(|address| Path::of_address(address) == path);
+                let has = |path| self.relay.addresses.iter().any(|address| Path::of_address(address) == path);
                 let quic_turn = self.failures % 2 == 1 || !has(Path::DirectTcp);
                 Some(Step::Dial(if quic_turn && has(Path::DirectQuic) { Path::DirectQuic } else { Path::DirectTcp }))
             }
@@ -159,7 +144,6 @@ impl RelayLink {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.relay.as_ref()?;
         match self.state {
             State::Down { retry_at } => Some(retry_at),
             State::Dialing { since } => Some(since + DIAL_TIMEOUT),
@@ -217,7 +201,7 @@ mod tests {
     #[test]
     fn it_dials_reserves_and_rests() {
         let now = Instant::now();
-        let mut link = RelayLink::new(now, PeerId::random(), Some(relay()));
+        let mut link = RelayLink::new(now, PeerId::random(), relay());
         assert_eq!(link.poll(now), Some(Step::Dial(Path::DirectTcp)));
         assert_eq!(link.poll(now), None);
         link.connected(now);
@@ -230,7 +214,7 @@ mod tests {
     #[test]
     fn it_tries_for_ever_ever_more_slowly_and_over_both_transports() {
         let mut now = Instant::now();
-        let mut link = RelayLink::new(now, PeerId::random(), Some(relay()));
+        let mut link = RelayLink::new(now, PeerId::random(), relay());
         let mut quic = 0;
         for _ in 0..40 {
             let Some(Step::Dial(path)) = link.poll(now) else { panic!("it must dial") };
@@ -248,7 +232,7 @@ mod tests {
     #[test]
     fn after_a_restart_of_the_relay_it_reserves_again() {
         let now = Instant::now();
-        let mut link = RelayLink::new(now, PeerId::random(), Some(relay()));
+        let mut link = RelayLink::new(now, PeerId::random(), relay());
         link.poll(now);
         link.connected(now);
         link.poll(now);
@@ -265,7 +249,7 @@ mod tests {
     #[test]
     fn a_relay_that_never_answers_is_left() {
         let now = Instant::now();
-        let mut link = RelayLink::new(now, PeerId::random(), Some(relay()));
+        let mut link = RelayLink::new(now, PeerId::random(), relay());
         link.poll(now);
         link.connected(now);
         link.poll(now);
@@ -273,17 +257,21 @@ mod tests {
     }
 
     #[test]
-    fn another_relay_replaces_the_former() {
+    fn a_relay_that_is_named_again_is_tried_at_once_where_it_is_said_to_be() {
         let now = Instant::now();
-        let first = relay();
-        let mut link = RelayLink::new(now, PeerId::random(), Some(first.clone()));
+        let mut link = RelayLink::new(now, PeerId::random(), relay());
         link.poll(now);
         link.dial_failed(now, "refused".into());
-        assert_eq!(link.set(now, Some(first.clone())), None);
-        assert!(link.poll(now).is_some(), "the same relay again is a reason to try at once");
-        assert_eq!(link.set(now, Some(relay())), Some(first.peer_id));
-        assert_eq!(link.poll(now), Some(Step::Dial(Path::DirectTcp)));
-        assert!(link.set(now, None).is_some());
-        assert_eq!((link.poll(now), link.deadline()), (None, None));
+        assert_eq!(link.poll(now), None);
+        let quic: Vec<Multiaddr> = vec!["/ip4/127.0.0.1/udp/2/quic-v1".parse().unwrap()];
+        link.set(now, quic.clone());
+        assert_eq!(link.poll(now), Some(Step::Dial(Path::DirectQuic)));
+        assert_eq!(link.relay().addresses, quic);
+        // A link that stands is left alone.
+        link.connected(now);
+        link.poll(now);
+        link.reserved();
+        link.set(now, quic);
+        assert_eq!((link.poll(now), link.is_reserved()), (None, true));
     }
 }

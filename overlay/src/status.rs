@@ -13,17 +13,18 @@ pub struct OverlayStatus {
     pub peer_id: String,
     /// The addresses it tells others.
     pub addresses: Vec<String>,
-    /// The relay, if one is set.
-    pub relay: Option<RelayStatus>,
-    /// The nodes there are connections to, the relay left out.
+    /// The relays.
+    #[serde(default)]
+    pub relays: Vec<RelayStatus>,
+    /// The nodes there are connections to, the relays left out.
     pub peers: Vec<PeerStatus>,
-    /// Addresses that the relay has tried to call back at: `reachable`, or why not.
+    /// Addresses that a relay has tried to call back at: `reachable`, or why not.
     pub reachability: BTreeMap<String, String>,
     /// Bytes of twin streams by path.
     pub traffic: Traffic,
 }
 
-/// The link to the relay.
+/// The link to a relay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RelayStatus {
     /// The relay's libp2p identity.

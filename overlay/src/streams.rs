@@ -4,7 +4,7 @@
 //! it, and ties each stream to the life of its connection.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -68,19 +68,26 @@ pub(crate) struct Behaviour {
     requests: VecDeque<(PeerId, ConnectionId, OpenRequest)>,
     incoming: mpsc::Sender<TwinStream>,
     counters: Arc<Counters>,
-    /// The peer whose connections are kept although they carry no stream: the relay.
-    kept: Option<PeerId>,
+    /// The peers whose connections are kept although they carry no stream: the relays.
+    kept: BTreeSet<PeerId>,
     waker: Option<Waker>,
 }
 
 impl Behaviour {
     pub(crate) fn new(incoming: mpsc::Sender<TwinStream>, counters: Arc<Counters>) -> Self {
-        Self { connections: BTreeMap::new(), requests: VecDeque::new(), incoming, counters, kept: None, waker: None }
+        Self {
+            connections: BTreeMap::new(),
+            requests: VecDeque::new(),
+            incoming,
+            counters,
+            kept: BTreeSet::new(),
+            waker: None,
+        }
     }
 
-    /// Keeps further connections to this peer open while idle.
-    pub(crate) fn keep(&mut self, peer: Option<PeerId>) {
-        self.kept = peer;
+    /// Keeps further connections to these peers open while idle.
+    pub(crate) fn keep(&mut self, peers: BTreeSet<PeerId>) {
+        self.kept = peers;
     }
 
     /// The connection to the peer that a new stream should use: the best path, and of these the newest, because an
@@ -154,7 +161,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(id, peer, Path::of_address(remote), remote, self.kept == Some(peer)))
+        Ok(self.handler(id, peer, Path::of_address(remote), remote, self.kept.contains(&peer)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

@@ -29,6 +29,9 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(8);
 /// How many connections are tried when one breaks while a stream is being opened.
 const OPEN_ATTEMPTS: usize = 3;
 
+/// How many relays are used at most. Each costs a connection and its keep-alives; nobody runs so many coordinators.
+pub const MAX_RELAYS: usize = 8;
+
 /// Requests that wait for the swarm's task. It answers within microseconds, so few do; a full channel holds callers back.
 const COMMANDS: usize = 64;
 
@@ -44,8 +47,8 @@ pub struct OverlayConfig {
     pub listen: Vec<Multiaddr>,
     /// Addresses under which the node can be reached from outside, where an administrator has opened its firewall.
     pub external: Vec<Multiaddr>,
-    /// The coordinator's relay. It can be set later, and changed, by [`Overlay::set_relay`].
-    pub relay: Option<RelayAddress>,
+    /// The relays of all coordinators that work as one. They can be set later, and changed, by [`Overlay::set_relays`].
+    pub relays: Vec<RelayAddress>,
     /// Which paths may be used.
     pub paths: Paths,
     /// Who may connect at all.
@@ -58,7 +61,7 @@ pub enum Paths {
     /// The best there is.
     #[default]
     Any,
-    /// Only the relay's: the node listens nowhere, dials no peer and punches no holes. For networks that let nothing
+    /// Only the relays': the node listens nowhere, dials no peer and punches no holes. For networks that let nothing
     /// out but connections to the coordinator.
     RelayedOnly,
 }
@@ -81,7 +84,7 @@ impl OverlayConfig {
             identity_seed,
             listen: listen.map(|text| text.parse().expect("our own addresses are well-formed")).to_vec(),
             external: Vec::new(),
-            relay: None,
+            relays: Vec::new(),
             paths: Paths::Any,
             gate: Arc::new(Everyone),
         }
@@ -94,7 +97,7 @@ impl fmt::Debug for OverlayConfig {
             .field("identity_seed", &"[redacted]")
             .field("listen", &self.listen)
             .field("external", &self.external)
-            .field("relay", &self.relay)
+            .field("relays", &self.relays)
             .field("paths", &self.paths)
             .field("gate", &self.gate)
             .finish()
@@ -177,7 +180,7 @@ impl Incoming {
 }
 
 impl Overlay {
-    /// Starts the overlay and returns when it listens. The relay is dialled in the background.
+    /// Starts the overlay and returns when it listens. The relays are dialled in the background.
     ///
     /// # Errors
     ///
@@ -215,7 +218,7 @@ impl Overlay {
         self.addresses.clone()
     }
 
-    /// Whether others can reach this node through the relay, to be told when that changes.
+    /// Whether others can reach this node through a relay, to be told when that changes.
     #[must_use]
     pub fn watch_relay(&self) -> watch::Receiver<bool> {
         self.reserved.clone()
@@ -227,15 +230,20 @@ impl Overlay {
         self.counters.traffic()
     }
 
-    /// Names the relay, another one, or none. Naming the same again makes a waiting overlay try at once.
-    pub async fn set_relay(&self, relay: Option<RelayAddress>) {
+    /// Names the relays, in place of those before. The node keeps a place at each, so that it meets whoever has a place
+    /// at any of them, and one that dies is missed by nobody.
+    ///
+    /// Naming one again makes an overlay that waits for it try at once. One that is not named any more is kept for as
+    /// long as its connection lasts: whoever tells of the relays may take one for dead that serves us still. More than
+    /// [`MAX_RELAYS`] are not used.
+    pub async fn set_relays(&self, relays: Vec<RelayAddress>) {
         // If the overlay has been shut down there is nothing to set.
-        let _ = self.commands.send(Command::SetRelay { relay }).await;
+        let _ = self.commands.send(Command::SetRelays { relays }).await;
     }
 
     /// Opens a stream to a peer.
     ///
-    /// Uses a connection that is there; else dials the addresses (TCP first, then QUIC) and the relay, each a moment
+    /// Uses a connection that is there; else dials the addresses (TCP first, then QUIC) and the relays, each a moment
     /// after the better one, and takes what works first. A relayed stream is given at once when a direct connection
     /// takes longer than a quarter of a second; streams opened later use the direct one if it comes. The peer's key is
     /// proven, whatever the address.

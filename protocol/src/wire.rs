@@ -23,7 +23,7 @@ pub use object::{
     write_repr_digest,
 };
 pub use page::{Link, Many, One, Page, PageLinks};
-pub use peer::{NewPeer, OverlayInfo, PeerRecord, RelayInfo};
+pub use peer::{NewPeer, OverlayInfo, PeerRecord, RelayInfo, RelayPlace};
 pub use problem::{FieldErrors, Problem};
 pub use task::{
     AlgorithmAddress, AlgorithmAddresses, ColumnRequest, Columns, ContainerToken, ContainerTokenRequest, NewPort,

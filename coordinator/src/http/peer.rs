@@ -18,6 +18,7 @@ use super::path::Id;
 use super::problem::Problem;
 use crate::authz::Target;
 use crate::authz::action::{PublishPeer, ViewPeers};
+use crate::relay::Relay;
 use crate::store;
 use crate::store::bell::Bell;
 
@@ -125,8 +126,15 @@ async fn list(mut caller: Caller, params: Params) -> Result<Json<Page<PeerRecord
     Ok(Json(Page { data, links: PageLinks::default() }))
 }
 
-/// Tells where the overlay's meeting point is.
+/// Tells where the overlay's meeting points are.
 #[utoipa::path(get, path = "/overlay", tag = "overlay", responses((status = 200, body = OverlayInfo)))]
-async fn overlay(caller: Caller) -> Json<OverlayInfo> {
-    Json(OverlayInfo { relay: caller.state.relay().map(crate::relay::Relay::info) })
+async fn overlay(mut caller: Caller) -> Result<Json<OverlayInfo>, Problem> {
+    let mut relays = store::instance::relay_list(caller.tx.conn()).await?;
+    let own = caller.state.relay();
+    if let Some(own) = own.map(Relay::place) {
+        // What is written down may be a moment old.
+        relays.retain(|relay| relay.peer_id != own.peer_id);
+        relays.insert(0, own);
+    }
+    Ok(Json(OverlayInfo { relay: own.map(Relay::info), relays }))
 }

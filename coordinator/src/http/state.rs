@@ -72,8 +72,6 @@ pub(crate) struct Parts {
     pub(crate) algorithm_stores: StoreCaller,
     /// The image that asks nodes for the columns of a database.
     pub(crate) basics_image: String,
-    /// The overlay's meeting point, if this process is one.
-    pub(crate) relay: Option<Relay>,
     /// TLS, if this process speaks it.
     pub(crate) tls: Option<Tls>,
     pub(crate) data_dir: PathBuf,
@@ -169,8 +167,9 @@ impl AppState {
         &self.0.parts.algorithm_stores
     }
 
+    /// The overlay's meeting point, if this process is one.
     pub(crate) fn relay(&self) -> Option<&Relay> {
-        self.0.parts.relay.as_ref()
+        self.0.parts.instance.relay.as_deref()
     }
 
     /// TLS, if this process speaks it.

@@ -5,9 +5,10 @@ use std::fmt;
 use sqlx::{AnyConnection, Row as _};
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId};
 use twinmesh_protocol::time::Time;
-use twinmesh_protocol::wire::EventKind;
+use twinmesh_protocol::wire::{EventKind, RelayPlace};
 
 use super::event::{NewEvent, NodePlace, event_insert};
+use super::peer::json_read;
 use super::{Result, Tx};
 
 /// Which coordinator: the same after a restart on the same data directory.
@@ -27,9 +28,9 @@ impl fmt::Display for InstanceId {
 }
 
 /// Begins anew: nobody is connected to this instance yet.
-pub(crate) async fn instance_enter(tx: &mut Tx, id: &InstanceId) -> Result<()> {
+pub(crate) async fn instance_enter(tx: &mut Tx, id: &InstanceId, relay: Option<&RelayPlace>) -> Result<()> {
     sqlx::query("DELETE FROM attendance WHERE instance_id = $1").bind(&id.0).execute(tx.conn()).await?;
-    instance_put(tx, id).await
+    instance_put(tx, id, relay).await
 }
 
 /// Forgets every instance: whoever calls has the database alone.
@@ -38,12 +39,14 @@ pub(crate) async fn instances_clear(tx: &mut Tx) -> Result<()> {
     Ok(())
 }
 
-/// Says that the instance lives.
-pub(crate) async fn instance_put(tx: &mut Tx, id: &InstanceId) -> Result<()> {
+/// Says that the instance lives, and where its meeting point is.
+pub(crate) async fn instance_put(tx: &mut Tx, id: &InstanceId, relay: Option<&RelayPlace>) -> Result<()> {
     sqlx::query(
-        "INSERT INTO instance (id, beat) VALUES ($1, 0) ON CONFLICT (id) DO UPDATE SET beat = instance.beat + 1",
+        "INSERT INTO instance (id, beat, relay) VALUES ($1, 0, $2) \
+         ON CONFLICT (id) DO UPDATE SET beat = instance.beat + 1, relay = excluded.relay",
     )
     .bind(&id.0)
+    .bind(relay.map(|relay| serde_json::to_string(relay).expect("texts can be written as JSON")))
     .execute(tx.conn())
     .await?;
     Ok(())
@@ -53,6 +56,12 @@ pub(crate) async fn instance_put(tx: &mut Tx, id: &InstanceId) -> Result<()> {
 pub(crate) async fn instance_list(conn: &mut AnyConnection) -> Result<Vec<(InstanceId, i64)>> {
     let rows = sqlx::query("SELECT id, beat FROM instance ORDER BY id").fetch_all(conn).await?;
     rows.iter().map(|row| Ok((InstanceId(row.try_get(0)?), row.try_get(1)?))).collect()
+}
+
+/// Where the meeting points of all instances are.
+pub(crate) async fn relay_list(conn: &mut AnyConnection) -> Result<Vec<RelayPlace>> {
+    let rows = sqlx::query("SELECT relay FROM instance WHERE relay IS NOT NULL ORDER BY id").fetch_all(conn).await?;
+    rows.iter().map(|row| json_read(&row.try_get::<String, _>(0)?, "where a meeting point is")).collect()
 }
 
 /// Removes an instance if its beat still stands there; whether it did.

@@ -34,6 +34,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 4, sql: include_str!("../../migrations/0004_object.sql") },
     Migration { version: 5, sql: include_str!("../../migrations/0005_administration.sql") },
     Migration { version: 6, sql: include_str!("../../migrations/0006_history.sql") },
+    Migration { version: 7, sql: include_str!("../../migrations/0007_relay.sql") },
 ];
 
 /// What has been applied to a database: by number, with its checksum if that was kept.

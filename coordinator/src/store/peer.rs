@@ -45,8 +45,8 @@ pub(crate) async fn peer_list(conn: &mut AnyConnection, collaboration: Collabora
             Ok(PeerRecord {
                 node_id: NodeId::new(row.try_get(0)?),
                 organization_id: OrganizationId::new(row.try_get(1)?),
-                certificate: read(&certificate, "a node certificate")?,
-                addresses: read(&addresses, "a list of addresses")?,
+                certificate: json_read(&certificate, "a node certificate")?,
+                addresses: json_read(&addresses, "a list of addresses")?,
                 status: row.try_get(4)?,
             })
         })
@@ -62,9 +62,12 @@ pub(crate) async fn certificate_list(conn: &mut AnyConnection) -> Result<Vec<(Si
     )
     .fetch_all(conn)
     .await?;
-    rows.iter().map(|row| Ok((read(&row.try_get::<String, _>(0)?, "a node certificate")?, row.try_get(1)?))).collect()
+    rows.iter()
+        .map(|row| Ok((json_read(&row.try_get::<String, _>(0)?, "a node certificate")?, row.try_get(1)?)))
+        .collect()
 }
 
-fn read<T: serde::de::DeserializeOwned>(json: &str, expected: &'static str) -> Result<T> {
+/// Reads what was written as JSON.
+pub(super) fn json_read<T: serde::de::DeserializeOwned>(json: &str, expected: &'static str) -> Result<T> {
     serde_json::from_str(json).map_err(|error| StoreError::Corrupt { value: error.to_string(), expected })
 }

@@ -187,12 +187,16 @@ async fn coordinator(config: &Config, key: Option<PublicKey>, findings: &mut Fin
     findings.note(
         "overlay",
         match api.overlay_get().await {
-            Ok(info) => Ok(match info.relay {
-                Some(relay) => {
-                    format!("the coordinator's relay is {} at {}", relay.peer_id, relay.addresses.join(", "))
-                }
-                None => "the coordinator has no relay: twins need direct connections".into(),
-            }),
+            Ok(info) => {
+                let relays =
+                    info.relays.iter().map(|relay| format!("{} at {}", relay.peer_id, relay.addresses.join(", ")));
+                let relays: Vec<String> = relays.collect();
+                Ok(match &relays[..] {
+                    [] => "the coordinator has no relay: twins need direct connections".into(),
+                    [one] => format!("the coordinator's relay is {one}"),
+                    several => format!("the coordinators' relays are {}", several.join("; ")),
+                })
+            }
             Err(error) => Err((chain(error), "ask the coordinator's operator")),
         },
     );

@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, io, time::Duration};
 
 use anyhow::Context as _;
+use twinmesh_overlay::RelayStatus;
 use twinmesh_protocol::time::Time;
 
 use super::{Exit, complain, say};
@@ -91,13 +92,7 @@ fn render(status: &NodeStatus, now: Time) -> String {
     match &status.overlay {
         None => line("OVERLAY", "off"),
         Some(overlay) => {
-            let relay = match &overlay.relay {
-                Some(relay) if relay.reserved => "reachable through the relay".to_owned(),
-                Some(relay) => {
-                    format!("not reachable through the relay: {}", relay.last_error.as_deref().unwrap_or("connecting"))
-                }
-                None => "the coordinator has no relay".to_owned(),
-            };
+            let relay = reachability(&overlay.relays);
             let carrier = status.carrier.as_deref().unwrap_or("none");
             line("OVERLAY", &format!("{relay}; carrier {carrier}"));
             for peer in &overlay.peers {
@@ -130,6 +125,20 @@ fn render(status: &NodeStatus, now: Time) -> String {
         }
     }
     text
+}
+
+/// Whether others can reach the node through the relays.
+fn reachability(relays: &[RelayStatus]) -> String {
+    let reserved = relays.iter().filter(|relay| relay.reserved).count();
+    match (relays, reserved) {
+        ([], _) => "the coordinator has no relay".to_owned(),
+        ([_], 1) => "reachable through the relay".to_owned(),
+        (_, 0) => {
+            let reason = relays.iter().find_map(|relay| relay.last_error.as_deref()).unwrap_or("connecting");
+            format!("not reachable through the relay: {reason}")
+        }
+        (_, _) => format!("reachable through {reserved} of {} relays", relays.len()),
+    }
 }
 
 fn list(items: &[String]) -> String {

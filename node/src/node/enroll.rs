@@ -12,7 +12,7 @@ use twinmesh_protocol::{
     key::{OrganizationKey, PrivateKey},
     signed::Signed,
     time::Time,
-    wire::{NewPeer, NodeDetails},
+    wire::{NewPeer, NodeDetails, OverlayInfo},
 };
 
 use super::StartError;
@@ -307,6 +307,22 @@ impl Certify {
     }
 }
 
+/// The relays of all instances, that of the one that answered first. One that cannot be used does not keep the node from
+/// the others.
+fn relays(info: &OverlayInfo) -> Vec<RelayAddress> {
+    let own = info.relay.iter().map(|relay| (&relay.peer_id, &relay.addresses));
+    let all = info.relays.iter().map(|relay| (&relay.peer_id, &relay.addresses));
+    let mut relays: Vec<RelayAddress> = Vec::new();
+    for (peer_id, addresses) in own.chain(all) {
+        match RelayAddress::parse(peer_id, addresses) {
+            Ok(relay) if relays.iter().all(|known| known.peer_id != relay.peer_id) => relays.push(relay),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "cannot use a relay that the coordinator tells of"),
+        }
+    }
+    relays
+}
+
 struct Keeper {
     meshes: RunMeshes,
     api: Api,
@@ -366,14 +382,7 @@ impl Keeper {
         }
         let info = self.api.overlay_get().await.map_err(|error| error.to_string())?;
         let overlay = self.meshes.job_meshes().overlay();
-        let relay = match &info.relay {
-            Some(relay) => Some(
-                RelayAddress::parse(&relay.peer_id, &relay.addresses)
-                    .map_err(|error| format!("the coordinator's relay: {error}"))?,
-            ),
-            None => None,
-        };
-        overlay.set_relay(relay).await;
+        overlay.set_relays(relays(&info)).await;
         let peer = NewPeer {
             certificate: self.certificate.clone(),
             addresses: overlay.listen_addresses().iter().map(ToString::to_string).collect(),

@@ -13,21 +13,23 @@ use crate::{
 impl Shell {
     pub(super) fn status(&self) -> OverlayStatus {
         let streams = &self.swarm.behaviour().streams;
-        let relay = self.link.relay().map(|relay| {
-            let (failures, last_error) = self.link.failures();
+        let relays = self.places.values().map(|place| {
+            let relay = place.link.relay();
+            let (failures, last_error) = place.link.failures();
             RelayStatus {
                 peer_id: relay.peer_id.to_string(),
                 addresses: relay.addresses.iter().map(ToString::to_string).collect(),
-                connected: self.link.is_connected(),
-                reserved: self.link.is_reserved(),
+                connected: place.link.is_connected(),
+                reserved: place.link.is_reserved(),
                 round_trip_micros: streams.of(relay.peer_id).filter_map(|connection| self.round_trip(connection)).min(),
                 failures,
                 last_error: last_error.map(str::to_owned),
             }
         });
+        let relays = relays.collect();
         let mut peers: BTreeMap<PeerId, PeerStatus> = BTreeMap::new();
         for connection in streams.all() {
-            if Some(connection.peer) != self.link.peer() {
+            if !self.places.contains_key(&connection.peer) {
                 peers.entry(connection.peer).or_insert_with(|| {
                     let connections = self.connections(connection.peer);
                     PeerStatus {
@@ -41,7 +43,7 @@ impl Shell {
         OverlayStatus {
             peer_id: self.own.to_string(),
             addresses: self.addresses.borrow().iter().map(ToString::to_string).collect(),
-            relay,
+            relays,
             peers: peers.into_values().collect(),
             reachability: self.reachability.clone(),
             traffic: self.counters.traffic(),

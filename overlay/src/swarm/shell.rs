@@ -1,7 +1,7 @@
 //! The task that owns a node's swarm: performs what the cores decide, and tells them what happened.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    OpenError, OverlayConfig, Paths,
+    MAX_RELAYS, OpenError, OverlayConfig, Paths,
     behaviour::{Behaviour, BehaviourEvent},
 };
 use crate::{
@@ -39,7 +39,7 @@ use crate::{
 /// How long a failed attempt at a direct path counts, before a stream is worth another one.
 const DIRECT_RETRY: Duration = Duration::from_secs(20);
 
-/// How often a QUIC connection to the relay is tried beside the one over TCP. It carries nothing; it keeps the mapping
+/// How often a QUIC connection to a relay is tried beside the one over TCP. It carries nothing; it keeps the mapping
 /// of the node's UDP port in a NAT open and known.
 const RELAY_QUIC_RETRY: Duration = Duration::from_secs(30);
 
@@ -53,7 +53,7 @@ type Opened = oneshot::Receiver<Result<TwinStream, StreamFailure>>;
 #[derive(Debug)]
 pub(crate) enum Command {
     Open { peer: PeerId, addresses: Vec<Multiaddr>, answer: oneshot::Sender<Result<Opened, OpenError>> },
-    SetRelay { relay: Option<RelayAddress> },
+    SetRelays { relays: Vec<RelayAddress> },
     Status { answer: oneshot::Sender<OverlayStatus> },
     Explain { peer: PeerId, answer: oneshot::Sender<Explanation> },
     Shutdown { done: oneshot::Sender<()> },
@@ -70,15 +70,22 @@ pub(super) struct Peer {
     pub(super) hole_punching: Option<String>,
 }
 
+/// A relay, and this node's place there.
+pub(super) struct Place {
+    pub(super) link: RelayLink,
+    reservation: Option<ListenerId>,
+    quic_tried: Option<Instant>,
+    /// Whether it was among those named last. If not it goes with its connection.
+    named: bool,
+}
+
 pub(crate) struct Shell {
     pub(super) swarm: Swarm<Behaviour>,
     pub(super) own: PeerId,
     paths: Paths,
     /// Whether this node was told to listen on loopback, so that its peers' loopback addresses make sense.
     loopback: bool,
-    pub(super) link: RelayLink,
-    reservation: Option<ListenerId>,
-    relay_quic_tried: Option<Instant>,
+    pub(super) places: BTreeMap<PeerId, Place>,
     pub(super) peers: BTreeMap<PeerId, Peer>,
     dials: HashMap<ConnectionId, (PeerId, Path)>,
     pub(super) round_trips: HashMap<ConnectionId, Duration>,
@@ -102,9 +109,7 @@ impl Shell {
             own,
             paths: config.paths,
             loopback: config.listen.iter().any(address::is_loopback),
-            link: RelayLink::new(Instant::now(), own, config.relay.clone()),
-            reservation: None,
-            relay_quic_tried: None,
+            places: BTreeMap::new(),
             peers: BTreeMap::new(),
             dials: HashMap::new(),
             round_trips: HashMap::new(),
@@ -113,7 +118,7 @@ impl Shell {
             addresses,
             reserved,
         };
-        shell.trust_relay();
+        shell.set_relays(config.relays.clone());
         shell
     }
 
@@ -156,7 +161,7 @@ impl Shell {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::Open { peer, addresses, answer } => self.open(peer, &addresses, answer),
-            Command::SetRelay { relay } => self.set_relay(relay),
+            Command::SetRelays { relays } => self.set_relays(relays),
             Command::Status { answer } => {
                 let _ = answer.send(self.status());
             }
@@ -184,29 +189,62 @@ impl Shell {
         known.waiting.push(answer);
     }
 
-    fn set_relay(&mut self, relay: Option<RelayAddress>) {
-        if let Some(former) = self.link.set(Instant::now(), relay) {
-            self.reservation = None;
-            // There may be no connection to close.
-            let _ = self.swarm.disconnect_peer_id(former);
+    fn set_relays(&mut self, relays: Vec<RelayAddress>) {
+        let now = Instant::now();
+        self.places.values_mut().for_each(|place| place.named = false);
+        for relay in relays.into_iter().take(MAX_RELAYS) {
+            match self.places.get_mut(&relay.peer_id) {
+                Some(place) => {
+                    place.named = true;
+                    place.link.set(now, relay.addresses);
+                }
+                None => {
+                    let id = relay.peer_id;
+                    let link = RelayLink::new(now, self.own, relay);
+                    self.places.insert(id, Place { link, reservation: None, quic_tried: None, named: true });
+                }
+            }
         }
-        self.trust_relay();
+        self.leave_relays();
+        self.trust_relays();
         self.publish();
     }
 
-    fn trust_relay(&mut self) {
-        let peer = self.link.peer();
-        self.swarm.behaviour_mut().gate.trust(peer);
-        self.swarm.behaviour_mut().streams.keep(peer);
+    /// Leaves relays that nobody names and that do not serve us any more.
+    fn leave_relays(&mut self) {
+        let before = self.places.len();
+        let swarm = &mut self.swarm;
+        self.places.retain(|id, place| {
+            let stays = place.named || place.link.is_connected();
+            if !stays {
+                // There may be no connection to close.
+                let _ = swarm.disconnect_peer_id(*id);
+            }
+            stays
+        });
+        if self.places.len() < before {
+            self.trust_relays();
+        }
+    }
+
+    fn trust_relays(&mut self) {
+        let relays: BTreeSet<PeerId> = self.places.keys().copied().collect();
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.gate.trust(relays.clone());
+        behaviour.streams.keep(relays);
     }
 
     /// Lets the cores decide, and does what they say.
     fn advance(&mut self) {
         let now = Instant::now();
-        while let Some(step) = self.link.poll(now) {
-            self.relay_step(now, step);
+        self.leave_relays();
+        let relays: Vec<PeerId> = self.places.keys().copied().collect();
+        for id in relays {
+            while let Some(step) = self.places.get_mut(&id).and_then(|place| place.link.poll(now)) {
+                self.relay_step(now, id, step);
+            }
+            self.keep_quic_to_relay(now, id);
         }
-        self.keep_quic_to_relay(now);
         let peers: Vec<PeerId> = self
             .peers
             .iter()
@@ -216,67 +254,64 @@ impl Shell {
         for peer in peers {
             self.advance_peer(now, peer);
         }
-        self.reserved.send_if_modified(|reserved| {
-            let changed = *reserved != self.link.is_reserved();
-            *reserved = self.link.is_reserved();
-            changed
-        });
+        let is_reserved = self.places.values().any(|place| place.link.is_reserved());
+        self.reserved.send_if_modified(|reserved| std::mem::replace(reserved, is_reserved) != is_reserved);
     }
 
-    fn relay_step(&mut self, now: Instant, step: relay_link::Step) {
-        let Some(relay) = self.link.relay().cloned() else { return };
+    fn relay_step(&mut self, now: Instant, id: PeerId, step: relay_link::Step) {
+        let Some(place) = self.places.get_mut(&id) else { return };
         match step {
             relay_link::Step::Dial(path) => {
                 // The port of our listener is reused, so that the relay sees the one a peer would have to knock at.
-                let options = DialOpts::peer_id(relay.peer_id)
+                let options = DialOpts::peer_id(id)
                     .condition(PeerCondition::Always)
-                    .addresses(relay.by_path(path))
+                    .addresses(place.link.relay().by_path(path))
                     .build();
-                self.dials.insert(options.connection_id(), (relay.peer_id, path));
                 let connection = options.connection_id();
+                self.dials.insert(connection, (id, path));
                 if let Err(error) = self.swarm.dial(options) {
                     self.dials.remove(&connection);
-                    self.link.dial_failed(now, describe(&error));
+                    place.link.dial_failed(now, describe(&error));
                 }
             }
             relay_link::Step::Reserve => {
-                let listening = relay.circuit().map(|circuit| self.swarm.listen_on(circuit));
+                let listening = place.link.relay().circuit().map(|circuit| self.swarm.listen_on(circuit));
                 match listening {
-                    Some(Ok(listener)) => self.reservation = Some(listener),
-                    Some(Err(error)) => self.link.reservation_lost(now, error.to_string()),
-                    None => self.link.reservation_lost(now, "the relay has no address".to_owned()),
+                    Some(Ok(listener)) => place.reservation = Some(listener),
+                    Some(Err(error)) => place.link.reservation_lost(now, error.to_string()),
+                    None => place.link.reservation_lost(now, "the relay has no address".to_owned()),
                 }
             }
             relay_link::Step::Disconnect => {
-                self.reservation = None;
-                let _ = self.swarm.disconnect_peer_id(relay.peer_id);
+                place.reservation = None;
+                let _ = self.swarm.disconnect_peer_id(id);
             }
         }
     }
 
-    /// Keeps a QUIC connection to the relay beside the one over TCP.
-    fn keep_quic_to_relay(&mut self, now: Instant) {
+    /// Keeps a QUIC connection to a relay beside the one over TCP.
+    fn keep_quic_to_relay(&mut self, now: Instant, id: PeerId) {
+        let Some(place) = self.places.get_mut(&id) else { return };
         if self.paths == Paths::RelayedOnly
-            || !self.link.is_reserved()
-            || self.relay_quic_tried.is_some_and(|tried| now < tried + RELAY_QUIC_RETRY)
+            || !place.link.is_reserved()
+            || place.quic_tried.is_some_and(|tried| now < tried + RELAY_QUIC_RETRY)
         {
             return;
         }
-        self.relay_quic_tried = Some(now);
-        let Some(relay) = self.link.relay() else { return };
-        let addresses = relay.by_path(Path::DirectQuic);
+        place.quic_tried = Some(now);
+        let addresses = place.link.relay().by_path(Path::DirectQuic);
         let streams = &self.swarm.behaviour().streams;
-        if addresses.is_empty() || streams.of(relay.peer_id).any(|connection| connection.path == Path::DirectQuic) {
+        if addresses.is_empty() || streams.of(id).any(|connection| connection.path == Path::DirectQuic) {
             return;
         }
-        let options = DialOpts::peer_id(relay.peer_id).condition(PeerCondition::Always).addresses(addresses).build();
+        let options = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(addresses).build();
         if let Err(error) = self.swarm.dial(options) {
             tracing::debug!(%error, "cannot dial the relay over QUIC");
         }
     }
 
     fn advance_peer(&mut self, now: Instant, id: PeerId) {
-        let relay_ready = self.link.is_connected();
+        let relay_ready = self.places.values().any(|place| place.link.is_connected());
         let connected = self.swarm.behaviour().streams.best(id).map(|connection| connection.path);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.attempt.is_none() {
@@ -287,7 +322,7 @@ impl Shell {
                 return;
             }
             let mut paths: Vec<Path> = peer.addresses.iter().map(Path::of_address).collect();
-            if self.link.relay().is_some() {
+            if !self.places.is_empty() {
                 paths.push(Path::Relayed);
             }
             let loopback = peer.addresses.iter().all(address::is_loopback);
@@ -317,7 +352,11 @@ impl Shell {
             Path::DirectTcp | Path::DirectQuic => {
                 peer.addresses.iter().filter(|address| Path::of_address(address) == path).cloned().collect()
             }
-            Path::Relayed => self.link.relay().and_then(|relay| relay.circuit_to(id)).into_iter().collect(),
+            // All at once: a relay may be gone without our knowing yet, or not have the peer.
+            Path::Relayed => {
+                let connected = self.places.values().filter(|place| place.link.is_connected());
+                connected.filter_map(|place| place.link.relay().circuit_to(id)).collect()
+            }
         };
         // A port of its own: were both nodes to dial each other from their listeners' ports at the same moment, the two
         // dials would meet as one connection on which both sides take themselves for the dialler.
@@ -335,8 +374,8 @@ impl Shell {
     fn dial_failed(&mut self, now: Instant, id: PeerId, path: Path, error: &DialError) {
         let reason = describe(error);
         tracing::debug!(peer = %id, %path, reason, "dialling failed");
-        if self.link.peer() == Some(id) {
-            self.link.dial_failed(now, reason);
+        if let Some(place) = self.places.get_mut(&id) {
+            place.link.dial_failed(now, reason);
         } else if let Some(peer) = self.peers.get_mut(&id) {
             peer.failures.insert(path, reason.clone());
             if let Some(attempt) = &mut peer.attempt {
@@ -379,11 +418,12 @@ impl Shell {
         let now = Instant::now();
         let attempts =
             self.peers.values().filter_map(|peer| peer.attempt.as_ref()).map(|attempt| attempt.deadline(now));
-        let quic = match (self.link.is_reserved(), self.relay_quic_tried) {
+        let quic = self.places.values().filter_map(|place| match (place.link.is_reserved(), place.quic_tried) {
             (true, Some(tried)) if self.paths == Paths::Any => Some(tried + RELAY_QUIC_RETRY),
             (true | false, _) => None,
-        };
-        attempts.chain(self.link.deadline()).chain(quic).min()
+        });
+        let links = self.places.values().filter_map(|place| place.link.deadline());
+        attempts.chain(links).chain(quic).min()
     }
 
     fn handle_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -394,8 +434,8 @@ impl Shell {
                 self.dials.remove(&connection_id);
                 let path = Path::of_endpoint(&endpoint);
                 tracing::debug!(peer = %peer_id, %path, "connected");
-                if self.link.peer() == Some(peer_id) {
-                    self.link.connected(now);
+                if let Some(place) = self.places.get_mut(&peer_id) {
+                    place.link.connected(now);
                 } else if let Some(peer) = self.peers.get_mut(&peer_id) {
                     peer.failures.remove(&path);
                 }
@@ -404,8 +444,10 @@ impl Shell {
                 self.round_trips.remove(&connection_id);
                 let cause = cause.map_or_else(|| "it was closed".to_owned(), |error| error.to_string());
                 tracing::debug!(peer = %peer_id, cause, "connection ended");
-                if self.link.peer() == Some(peer_id) && num_established == 0 {
-                    self.link.disconnected(now, format!("the connection ended: {cause}"));
+                if num_established == 0
+                    && let Some(place) = self.places.get_mut(&peer_id)
+                {
+                    place.link.disconnected(now, format!("the connection ended: {cause}"));
                 }
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
@@ -414,13 +456,14 @@ impl Shell {
                 }
             }
             SwarmEvent::ListenerClosed { listener_id, reason, addresses } => {
-                if self.reservation == Some(listener_id) {
-                    self.reservation = None;
+                let place = self.places.values_mut().find(|place| place.reservation == Some(listener_id));
+                if let Some(place) = place {
+                    place.reservation = None;
                     let reason = match reason {
                         Ok(()) => "the relay ended the reservation".to_owned(),
                         Err(error) => format!("the relay refused the reservation: {error}"),
                     };
-                    self.link.reservation_lost(now, reason);
+                    place.link.reservation_lost(now, reason);
                 } else if addresses.iter().any(|address| Path::of_address(address).is_direct()) {
                     tracing::warn!(?addresses, ?reason, "no longer listening");
                 }
@@ -442,11 +485,11 @@ impl Shell {
         match event {
             BehaviourEvent::Relay(event) => match event {
                 relay::client::Event::ReservationReqAccepted { relay_peer_id, renewal, .. } => {
-                    if self.link.peer() == Some(relay_peer_id) {
+                    if let Some(place) = self.places.get_mut(&relay_peer_id) {
                         if !renewal {
-                            tracing::info!(relay = %relay_peer_id, "reachable through the relay");
+                            tracing::info!(relay = %relay_peer_id, "reachable through a relay");
                         }
-                        self.link.reserved();
+                        place.link.reserved();
                     }
                 }
                 relay::client::Event::OutboundCircuitEstablished { .. }
@@ -454,7 +497,7 @@ impl Shell {
             },
             BehaviourEvent::Identify(event) => {
                 if let identify::Event::Received { peer_id, info, .. } = event
-                    && self.link.peer() == Some(peer_id)
+                    && self.places.contains_key(&peer_id)
                     && Path::of_address(&info.observed_addr).is_direct()
                 {
                     self.swarm.behaviour_mut().candidates.inject(info.observed_addr);

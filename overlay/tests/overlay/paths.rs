@@ -3,11 +3,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use twinmesh_overlay::{OpenError, Path, Paths, RelayAddress, Traffic};
+use twinmesh_overlay::{OpenError, Overlay, Path, Paths, RelayAddress, Traffic};
 
 use crate::support::{
-    address_of, converse, echo, eventually, has_place, identity, lost_place, node, open, relay, relay_at, reserved,
-    within,
+    address_of, converse, echo, eventually, has_place, identity, lost_place, node, open, relay, relay_at, relay_of,
+    reserved, within,
 };
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn the_relay_turns_strangers_away_and_lets_them_in_once_admitted() {
     echo(incoming);
     let (stranger, _stranger) = node(1, Paths::RelayedOnly, Some(&relay)).await;
     eventually("the stranger is refused", async || {
-        let link = stranger.status().await.unwrap().relay.unwrap();
+        let link = stranger.status().await.unwrap().relays.remove(0);
         (link.failures > 0 && !link.reserved).then_some(())
     })
     .await;
@@ -173,19 +173,62 @@ async fn a_node_follows_its_relay_to_another_address() {
     let (a, _a) = reserved(1, Paths::RelayedOnly, &first).await;
     let (b, incoming) = node(2, Paths::RelayedOnly, None).await;
     echo(incoming);
-    b.set_relay(Some(address_of(&first))).await;
+    b.set_relays(vec![address_of(&first)]).await;
     has_place(&b).await;
     first.shutdown().await;
     lost_place(&a).await;
     let second = relay(&[1, 2]).await;
     for overlay in [&a, &b] {
-        overlay.set_relay(Some(address_of(&second))).await;
+        overlay.set_relays(vec![address_of(&second)]).await;
         has_place(overlay).await;
     }
     converse(open(&a, b.peer_id(), &[]).await, 1000).await;
-    b.set_relay(None).await;
+    // One that is not named any more serves as long as it lives.
+    b.set_relays(Vec::new()).await;
+    converse(open(&a, b.peer_id(), &[]).await, 1000).await;
+    second.shutdown().await;
     lost_place(&b).await;
-    assert_eq!(b.status().await.unwrap().relay, None);
+    assert_eq!(b.status().await.unwrap().relays, []);
+    assert_eq!(a.status().await.unwrap().relays.len(), 1);
+}
+
+#[tokio::test]
+async fn nodes_meet_at_whichever_relay_lives() {
+    const ANYWHERE: [&str; 2] = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"];
+    let first = relay_of(201, &ANYWHERE, &[1, 2, 3]).await;
+    let second = relay_of(202, &ANYWHERE, &[1, 2, 3]).await;
+    let both = vec![address_of(&first), address_of(&second)];
+    let (a, _a) = node(1, Paths::RelayedOnly, None).await;
+    let (b, incoming) = node(2, Paths::RelayedOnly, None).await;
+    echo(incoming);
+    let places = async |overlay: &Overlay, count: usize| {
+        eventually("places at the relays", async || {
+            let status = overlay.status().await?;
+            (status.relays.iter().filter(|relay| relay.reserved).count() == count).then_some(())
+        })
+        .await;
+    };
+    for overlay in [&a, &b] {
+        overlay.set_relays(both.clone()).await;
+        places(overlay, 2).await;
+    }
+    // Whoever knows only one of them meets them there.
+    for relay in [&first, &second] {
+        let (c, _c) = reserved(3, Paths::RelayedOnly, relay).await;
+        converse(open(&c, b.peer_id(), &[]).await, 1000).await;
+        c.shutdown().await;
+    }
+    let addresses: Vec<String> = first.addresses().iter().map(ToString::to_string).collect();
+    first.shutdown().await;
+    converse(open(&a, b.peer_id(), &[]).await, 1000).await;
+    // The first comes back and is found again; then the second goes.
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let _first = relay_of(201, &addresses, &[1, 2, 3]).await;
+    places(&a, 2).await;
+    places(&b, 2).await;
+    second.shutdown().await;
+    converse(open(&a, b.peer_id(), &[]).await, 1000).await;
+    places(&a, 1).await;
 }
 
 #[tokio::test]
@@ -194,8 +237,8 @@ async fn an_unreachable_relay_is_reported_and_does_not_hinder_direct_paths() {
     let (a, _a) = node(1, Paths::Any, None).await;
     let (b, incoming) = node(2, Paths::Any, None).await;
     echo(incoming);
-    a.set_relay(Some(nowhere)).await;
-    eventually("the failure shows", async || a.status().await?.relay?.last_error).await;
+    a.set_relays(vec![nowhere]).await;
+    eventually("the failure shows", async || a.status().await?.relays.first()?.last_error.clone()).await;
     converse(open(&a, b.peer_id(), &b.listen_addresses()).await, 1000).await;
 }
 

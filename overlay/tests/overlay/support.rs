@@ -44,8 +44,13 @@ pub(crate) async fn relay(admitted: &[u8]) -> RelayHandle {
 }
 
 pub(crate) async fn relay_at(listen: &[&str], admitted: &[u8]) -> RelayHandle {
+    relay_of(RELAY_SEED, listen, admitted).await
+}
+
+/// A relay with an identity of its own.
+pub(crate) async fn relay_of(seed: u8, listen: &[&str], admitted: &[u8]) -> RelayHandle {
     let config = RelayConfig {
-        identity_seed: [RELAY_SEED; 32],
+        identity_seed: [seed; 32],
         listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
         external: Vec::new(),
         admitted: admitted.iter().map(|seed| identity(*seed)).collect::<BTreeSet<_>>(),
@@ -58,7 +63,8 @@ pub(crate) fn address_of(relay: &RelayHandle) -> RelayAddress {
 }
 
 pub(crate) async fn node(seed: u8, paths: Paths, relay: Option<&RelayHandle>) -> (Overlay, Incoming) {
-    let config = OverlayConfig { paths, relay: relay.map(address_of), ..OverlayConfig::loopback([seed; 32]) };
+    let relays = relay.map(address_of).into_iter().collect();
+    let config = OverlayConfig { paths, relays, ..OverlayConfig::loopback([seed; 32]) };
     within("the overlay starts", Overlay::start(config)).await.unwrap()
 }
 

@@ -34,11 +34,25 @@ pub struct NewPeer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct OverlayInfo {
-    /// The meeting point and relay; null when the coordinator runs none.
+    /// The meeting point and relay of the instance that answers; null when it runs none.
     pub relay: Option<RelayInfo>,
+    /// Those of all instances that work as one coordinator, that of the one that answers first. A node keeps a place at
+    /// each of them.
+    #[serde(default)]
+    pub relays: Vec<RelayPlace>,
 }
 
-/// The overlay's meeting point and relay.
+/// Where a meeting point is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct RelayPlace {
+    /// Its libp2p identity.
+    pub peer_id: String,
+    /// Multiaddresses at which it listens.
+    pub addresses: Vec<String>,
+}
+
+/// A meeting point and relay of the overlay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RelayInfo {

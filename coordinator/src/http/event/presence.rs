@@ -12,8 +12,10 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use twinmesh_protocol::id::NodeId;
+use twinmesh_protocol::wire::RelayPlace;
 
 use crate::clock::Clock;
+use crate::relay::Relay;
 use crate::store::event::NodePlace;
 use crate::store::instance::{
     InstanceId, absent_leave, attendance_list, attendance_put, instance_enter, instance_list, instance_put,
@@ -30,6 +32,15 @@ pub(crate) struct Instance {
     pub(crate) id: InstanceId,
     /// How long an instance may be silent before the others take its nodes offline.
     pub(crate) lease: Duration,
+    /// Its meeting point, of which all others tell.
+    pub(crate) relay: Option<Arc<Relay>>,
+}
+
+impl Instance {
+    /// Where its meeting point is at this moment.
+    fn place(&self) -> Option<RelayPlace> {
+        self.relay.as_ref().map(|relay| relay.place())
+    }
 }
 
 /// Keeps the books of who is there; clones share them.
@@ -79,7 +90,7 @@ impl Presence {
         if !shared {
             instances_clear(&mut tx).await?;
         }
-        instance_enter(&mut tx, &presence.inner.instance.id).await?;
+        instance_enter(&mut tx, &presence.inner.instance.id, presence.inner.instance.place().as_ref()).await?;
         let left = absent_leave(&mut tx, now).await?;
         tx.commit().await?;
         report_left(&left);
@@ -112,7 +123,7 @@ impl Presence {
     async fn beat(&self, watched: &mut Watched) -> Result<()> {
         let inner = &*self.inner;
         let mut tx = inner.store.note().await?;
-        instance_put(&mut tx, &inner.instance.id).await?;
+        instance_put(&mut tx, &inner.instance.id, inner.instance.place().as_ref()).await?;
         tx.commit().await?;
         self.restore().await?;
 

@@ -298,6 +298,39 @@ async fn a_node_is_offline_once_the_instance_it_was_at_has_been_silent_for_its_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_instance_tells_of_the_meeting_points_of_all_that_live() {
+    if !can_be_shared() {
+        return;
+    }
+    const LISTEN: &str = "/ip4/127.0.0.1/tcp/0";
+    let b = Federation::today(1, |config| {
+        lease(config);
+        config.overlay.listen = vec![LISTEN.into()];
+    })
+    .await;
+    let without = b.beside(lease).await;
+    let mut a = beside(&b).await;
+    let relays = async |at: &Federation| at.get(&at.root, "/overlay").await.expect(200)["relays"].clone();
+    assert_eq!(relays(&without).await, relays(&b).await, "an instance without one tells of the others'");
+    assert_eq!(relays(&b).await.as_array().unwrap().len(), 1);
+
+    a.kill().await;
+    a = a.with("COORDINATOR__OVERLAY__LISTEN", &json!([LISTEN]).to_string());
+    a.start().await;
+    let (both, own) = (relays(&b).await, b.get(&b.root, "/overlay").await.expect(200)["relay"].clone());
+    assert_eq!(both.as_array().unwrap().len(), 2);
+    assert_eq!(both[0]["peer_id"], own["peer_id"], "its own comes first");
+    a.kill().await;
+    let only_own = async {
+        while relays(&b).await.as_array().unwrap().len() > 1 {
+            tokio::time::sleep(LEASE / 10).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, only_own).await.expect("one that died is told of no more");
+    assert_eq!(relays(&without).await, json!([{"peer_id": own["peer_id"], "addresses": own["addresses"]}]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_comes_back_knows_that_nobody_is_connected_to_it() {
     if !can_be_shared() {
         return;

@@ -77,7 +77,7 @@ async fn a_certificate_that_its_organization_did_not_sign_is_refused() {
 #[tokio::test]
 async fn the_meeting_point_is_told_and_keeps_its_identity() {
     let none = Federation::new(1, false).await;
-    assert_eq!(none.get(&none.root, "/overlay").await.expect(200), json!({"relay": null}));
+    assert_eq!(none.get(&none.root, "/overlay").await.expect(200), json!({"relay": null, "relays": []}));
 
     let listen = |config: &mut twinmesh_coordinator::config::Config| {
         config.overlay.listen = vec!["/ip4/127.0.0.1/tcp/0".into()];
@@ -87,6 +87,8 @@ async fn the_meeting_point_is_told_and_keeps_its_identity() {
     assert!(info["relay"]["peer_id"].is_string());
     let address = info["relay"]["addresses"][0].as_str().unwrap();
     assert!(address.starts_with("/ip4/127.0.0.1/tcp/") && !address.ends_with("/0"), "{address}");
+    let place = json!({"peer_id": info["relay"]["peer_id"], "addresses": info["relay"]["addresses"]});
+    assert_eq!(info["relays"], json!([place]));
     let member = &federation.members[0];
     let good = body(&certificate(&federation, 0), &member.key);
     publish(&federation, &member.node_token, member.node, good).await.expect(200);
