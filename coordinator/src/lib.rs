@@ -225,7 +225,12 @@ impl Coordinator {
             body_limit: usize::try_from(config.limits.request_body.0).unwrap_or(usize::MAX),
             status_hold: config.limits.status_hold.0,
             node_grace: config.limits.node_grace.0,
-            instance: Instance { id: instance, lease: config.limits.instance_lease.0, relay },
+            instance: Instance {
+                id: instance,
+                family: authn::secret::family(&secret),
+                lease: config.limits.instance_lease.0,
+                relay,
+            },
             algorithm_stores,
             basics_image: config.basics_image.clone(),
             tls,
@@ -249,6 +254,7 @@ impl Coordinator {
         });
         state.follow().start().await?;
         http::peer::keep_admitted(&state);
+        http::origin::hear_of_guesses(&state);
         if let Some(mailer) = mailer {
             let rounds = Rounds {
                 retry_after: config.mail.retry_after.0,

@@ -3,11 +3,17 @@
 //! A try is charged before anything is looked up, to the address it comes from and to the account it is for; what
 //! turns out right is given back. So guesses are bounded, also those made at the same time, while whoever knows their
 //! secret may use it as often as they like.
+//!
+//! Instances on one database tell each other of tries that were wrong, so that whoever guesses at several of them at a
+//! time is bounded as at one. What was right is told to nobody.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use twinmesh_protocol::time::Time;
 
 /// How many keys are remembered. About 8 MiB; what is nearest to being forgiven is forgotten first.
@@ -55,6 +61,31 @@ impl Key {
     }
 }
 
+/// As other instances are told it.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "address={address}"),
+            Self::Account(key) => write!(f, "account={}", HEXLOWER.encode(key)),
+        }
+    }
+}
+
+impl FromStr for Key {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.split_once('=') {
+            Some(("address", address)) => address.parse().map(Self::Address).map_err(drop),
+            Some(("account", key)) => {
+                let key = HEXLOWER.decode(key.as_bytes()).map_err(drop)?;
+                key.try_into().map(Self::Account).map_err(drop)
+            }
+            Some(_) | None => Err(()),
+        }
+    }
+}
+
 /// What is remembered of tries that were not right.
 #[derive(Debug)]
 pub(crate) struct Limiter {
@@ -80,12 +111,24 @@ impl Limiter {
             Some(wait) if !wait.is_zero() => Err(wait),
             Some(_) | None => {
                 for (key, after) in keys.iter().zip(after) {
-                    self.make_room(*key, now);
-                    self.settled.insert(*key, after);
+                    self.settle(*key, after, now);
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Takes in a try that was wrong elsewhere, whether or not it would have been borne here.
+    pub(crate) fn take_in(&mut self, keys: &[Key], now: Time) {
+        for key in keys {
+            let after = self.after(*key, now);
+            self.settle(*key, after, now);
+        }
+    }
+
+    fn settle(&mut self, key: Key, after: Time, now: Time) {
+        self.make_room(key, now);
+        self.settled.insert(key, after);
     }
 
     /// Gives a try back that was right.
@@ -181,6 +224,20 @@ mod tests {
         assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:1"));
         assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
         assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
+    }
+
+    #[test]
+    fn what_was_wrong_elsewhere_counts_here_and_holds_nobody_up_for_longer() {
+        let (mut limiter, keys) = (limiter(), [address("192.0.2.1"), Key::account("ada")]);
+        for _ in 0..100 {
+            let told: Vec<Key> = keys.iter().map(|key| key.to_string().parse().unwrap()).collect();
+            limiter.take_in(&told, START);
+        }
+        let wait = limiter.charge(&keys, START).unwrap_err();
+        assert!(wait <= PER_ADDRESS.one() * 2, "{wait:?}");
+        let later = START.plus(PER_ADDRESS.within + PER_ADDRESS.one());
+        limiter.charge(&keys, later).unwrap();
+        assert!("address=nowhere".parse::<Key>().is_err() && "account=00".parse::<Key>().is_err());
     }
 
     #[test]

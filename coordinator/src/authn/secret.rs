@@ -20,6 +20,12 @@ pub(crate) fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
 }
 
+/// What all who share this secret have in common, and what tells nothing of it.
+pub(crate) fn family(secret: &[u8]) -> String {
+    let hash = Sha256::new().chain_update("twinmesh instances\n").chain_update(secret).finalize();
+    HEXLOWER.encode(&hash[..8])
+}
+
 /// A new token for a mail: 256 random bits.
 pub(crate) fn new_token() -> String {
     BASE64URL_NOPAD.encode(&rand::random::<[u8; 32]>())

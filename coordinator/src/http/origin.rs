@@ -6,9 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use tokio::sync::broadcast::error::RecvError;
 use twinmesh_protocol::time::Time;
 
 use super::AppState;
+use super::event::presence::Instance;
 use super::problem::Problem;
 use crate::authn::limiter::Key;
 use crate::config::Network;
@@ -45,7 +47,7 @@ impl FromRequestParts<AppState> for Origin {
     }
 }
 
-/// A guess that was charged. Dropped without being [`Guess::was_right`], it counts.
+/// A guess that was charged. Dropped without being [`Guess::was_right`], it counts, here and at every other instance.
 #[derive(Debug)]
 pub(crate) struct Guess {
     state: AppState,
@@ -55,9 +57,65 @@ pub(crate) struct Guess {
 
 impl Guess {
     /// It was none: they knew.
-    pub(crate) fn was_right(self) {
-        self.state.limiter().forgive(&self.keys, self.now);
+    pub(crate) fn was_right(mut self) {
+        let keys = std::mem::take(&mut self.keys);
+        self.state.limiter().forgive(&keys, self.now);
     }
+}
+
+impl Drop for Guess {
+    fn drop(&mut self) {
+        if self.keys.is_empty() || !self.state.store().is_shared() {
+            return;
+        }
+        // Outside a runtime everything ends.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (state, keys) = (self.state.clone(), std::mem::take(&mut self.keys));
+        runtime.spawn(async move {
+            let Instance { id, family, .. } = state.instance();
+            let keys: Vec<String> = keys.iter().map(Key::to_string).collect();
+            if let Err(error) = state.store().tell(&format!("{family} {id} wrong {}", keys.join(" "))).await {
+                tracing::warn!("cannot tell other coordinators of a wrong guess: {error}");
+            }
+        });
+    }
+}
+
+/// Takes in what was guessed wrongly at other instances.
+pub(crate) fn hear_of_guesses(state: &AppState) {
+    if !state.store().is_shared() {
+        return;
+    }
+    let (state, mut words) = (state.clone(), state.store().words());
+    tokio::spawn(async move {
+        loop {
+            let told = tokio::select! {
+                () = state.shutdown().cancelled() => return,
+                told = words.recv() => told,
+            };
+            match told {
+                Ok(told) => {
+                    if let Some(keys) = wrong_elsewhere(&told, state.instance()) {
+                        state.limiter().take_in(&keys, state.now());
+                    }
+                }
+                Err(RecvError::Lagged(lost)) => tracing::warn!(lost, "did not hear of all guesses elsewhere"),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    });
+}
+
+/// To whom a wrong guess is charged that another instance of ours tells of.
+fn wrong_elsewhere(told: &str, own: &Instance) -> Option<Vec<Key>> {
+    let mut words = told.split(' ');
+    let is_ours = words.next() == Some(own.family.as_str());
+    let is_elsewhere = words.next().is_some_and(|id| id != own.id.to_string());
+    let is_wrong = words.next() == Some("wrong");
+    if !(is_ours && is_elsewhere && is_wrong) {
+        return None;
+    }
+    words.map(|key| key.parse().ok()).collect()
 }
 
 /// The address for which a connection speaks. Each proxy adds, at the end, whom it heard from; what stands before the

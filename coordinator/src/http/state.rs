@@ -127,6 +127,11 @@ impl AppState {
         self.0.parts.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Which coordinator this is among those on the same database.
+    pub(crate) fn instance(&self) -> &Instance {
+        &self.0.parts.instance
+    }
+
     pub(crate) fn trusted_proxies(&self) -> &[Network] {
         &self.0.parts.trusted_proxies
     }

@@ -1,14 +1,15 @@
 //! Wakes whoever waits for a commit, here and in every other process on the same database.
 //!
 //! A bell is a hint to look at the tables, never the news itself: one rung too often costs a look, and whoever may have
-//! missed one is woken once it hears again.
+//! missed one is woken once it hears again. Beside that processes pass each other words, which stand in no table: whoever
+//! does not listen at that moment never hears them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What a commit may have changed that somebody waits for.
@@ -46,6 +47,10 @@ impl Bell {
 
 /// The channel of [`Bell::notify_sql`].
 const CHANNEL: &str = "twinmesh";
+/// The channel of words.
+pub(super) const WORDS: &str = "twinmesh_words";
+/// How many words wait for whoever is slow to take them in. They are few, and the oldest may be lost.
+const WAITING_WORDS: usize = 1024;
 /// How long nothing is heard before the connection is tried and everybody looks by themselves.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long a connection may take to answer before it is given up.
@@ -59,11 +64,21 @@ pub(super) struct Bells {
     bells: Arc<[watch::Sender<u64>; Bell::ALL.len()]>,
     /// Whether other processes are heard.
     heard: Arc<AtomicBool>,
+    words: broadcast::Sender<Arc<str>>,
+}
+
+/// What is heard of other processes.
+enum Heard {
+    Bell(Bell),
+    Words(Arc<str>),
+    /// Any bell may have rung.
+    Anything,
 }
 
 impl Bells {
     pub(super) fn new() -> Self {
-        Self { bells: Arc::new(std::array::from_fn(|_| watch::channel(0).0)), heard: Arc::default() }
+        let bells = Arc::new(std::array::from_fn(|_| watch::channel(0).0));
+        Self { bells, heard: Arc::default(), words: broadcast::channel(WAITING_WORDS).0 }
     }
 
     pub(super) fn ring(&self, bell: Bell) {
@@ -72,6 +87,11 @@ impl Bells {
 
     pub(super) fn hear(&self, bell: Bell) -> watch::Receiver<u64> {
         self.sender(bell).subscribe()
+    }
+
+    /// The words of all processes, this one among them, from now on.
+    pub(super) fn words(&self) -> broadcast::Receiver<Arc<str>> {
+        self.words.subscribe()
     }
 
     fn sender(&self, bell: Bell) -> &watch::Sender<u64> {
@@ -102,8 +122,10 @@ pub(super) async fn listen(url: String, bells: Bells, stop: CancellationToken) {
             let heard = hear(&url, &mut listener).await;
             bells.heard.store(heard.is_ok(), Ordering::Relaxed);
             match heard {
-                Ok(Some(bell)) => bells.ring(bell),
-                Ok(None) => bells.ring_all(),
+                Ok(Heard::Bell(bell)) => bells.ring(bell),
+                Ok(Heard::Anything) => bells.ring_all(),
+                // Nobody may want to hear them.
+                Ok(Heard::Words(words)) => drop(bells.words.send(words)),
                 Err(error) => {
                     tracing::warn!("cannot hear what other coordinators do, and try again: {error}");
                     listener = None;
@@ -118,25 +140,29 @@ pub(super) async fn listen(url: String, bells: Bells, stop: CancellationToken) {
     }
 }
 
-/// The next bell that rings elsewhere; `None` when any may have.
-async fn hear(url: &str, listener: &mut Option<PgListener>) -> Result<Option<Bell>, sqlx::Error> {
+/// What happens elsewhere next.
+async fn hear(url: &str, listener: &mut Option<PgListener>) -> Result<Heard, sqlx::Error> {
     let Some(listener) = listener else {
         let connect = async {
             let mut new = PgListener::connect(url).await?;
             // A lost connection ends in an error or in `None`; both come back here, and everybody looks after that.
             new.eager_reconnect(false);
-            new.listen(CHANNEL).await?;
+            new.listen_all([CHANNEL, WORDS]).await?;
             Ok(new)
         };
         *listener = Some(in_time(connect).await?);
-        return Ok(None);
+        return Ok(Heard::Anything);
     };
     match tokio::time::timeout(SILENCE, listener.try_recv()).await {
-        Ok(Ok(Some(notification))) => Ok(Bell::read(notification.payload())),
+        Ok(Ok(Some(notification))) => Ok(match (notification.channel(), Bell::read(notification.payload())) {
+            (WORDS, _) => Heard::Words(notification.payload().into()),
+            (_, Some(bell)) => Heard::Bell(bell),
+            (_, None) => Heard::Anything,
+        }),
         Ok(Ok(None)) => Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into())),
         Ok(Err(error)) => Err(error),
         // Nothing to hear, or a connection that ended without a word.
-        Err(_) => in_time(async { sqlx::query("SELECT 1").execute(listener).await.map(|_| None) }).await,
+        Err(_) => in_time(async { sqlx::query("SELECT 1").execute(listener).await.map(|_| Heard::Anything) }).await,
     }
 }
 

@@ -43,7 +43,7 @@ use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
 use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Transaction};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use twinmesh_protocol::time::Time;
@@ -213,6 +213,22 @@ impl Store {
     /// Whether other processes' commits are heard of at this moment. Alone on a database there are none.
     pub(crate) fn hears(&self) -> bool {
         !self.is_shared() || self.bells.are_heard()
+    }
+
+    /// Tells every process on the database something that stands in no table; none where this is the only one.
+    pub(crate) async fn tell(&self, words: &str) -> Result<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let mut tx = self.read().await?;
+        // What the function itself answers is of a type that the driver does not know.
+        sqlx::query("SELECT pg_notify($1, $2) IS NULL").bind(bell::WORDS).bind(words).execute(tx.conn()).await?;
+        tx.commit().await
+    }
+
+    /// What processes tell each other, from now on.
+    pub(crate) fn words(&self) -> broadcast::Receiver<Arc<str>> {
+        self.bells.words()
     }
 
     /// Reads, writes and commits, as every request needs it: whoever asks bounds how long it may take.

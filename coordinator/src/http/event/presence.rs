@@ -30,6 +30,8 @@ const BEATS: u32 = 4;
 #[derive(Debug, Clone)]
 pub(crate) struct Instance {
     pub(crate) id: InstanceId,
+    /// What all instances on the database have in common, and nobody else.
+    pub(crate) family: String,
     /// How long an instance may be silent before the others take its nodes offline.
     pub(crate) lease: Duration,
     /// Its meeting point, of which all others tell.

@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use tower::ServiceExt as _;
 use twinmesh_coordinator::config::Config;
 
-use crate::ledger::federation::{Answer, Federation, PASSWORD};
+use crate::database::can_be_shared;
+use crate::ledger::federation::{Answer, DEADLINE, Federation, PASSWORD};
 
 const SECOND: i64 = 1_000_000;
 const HERE: &str = "192.0.2.1:4711";
@@ -85,6 +86,48 @@ async fn whoever_knows_their_secret_is_not_held_up() {
     for _ in 0..20 {
         post(&federation, HERE, None, "/token/node", json!({"api_key": key["api_key"]})).await.expect(200);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_instances_together_bear_as_many_wrong_guesses_as_one() {
+    if !can_be_shared() {
+        return;
+    }
+    let settings = |config: &mut Config| {
+        config.limits.guesses_per_address = 3;
+        config.limits.guesses_per_account = 2;
+        config.limits.guesses_within = "30s".parse().unwrap();
+        config.password.max_failed_attempts = 100;
+    };
+    let a = Federation::with(1, false, settings).await;
+    let b = a.beside(settings).await;
+    let until = async |what: &str, from: &str, status: u16| {
+        // Whoever is right uses nothing up by asking.
+        let right = json!({"username": "root", "password": PASSWORD});
+        let ask = async {
+            while post(&b, from, None, "/token/user", right.clone()).await.status != status {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, ask).await.unwrap_or_else(|_| panic!("{what}"));
+    };
+    // What was told before it listened it never hears of.
+    let listens = async { while b.get(&b.root, "/health/ready").await.status != 200 {} };
+    tokio::time::timeout(DEADLINE, listens).await.unwrap();
+
+    for _ in 0..3 {
+        post(&a, HERE, None, "/token/node", wrong_key()).await.expect(401);
+    }
+    until("an address is refused at the other instance", HERE, 429).await;
+    until("another one is not", THERE, 200).await;
+    b.clock.fetch_add(10 * SECOND, Ordering::Relaxed);
+    until("a try comes back there too", HERE, 200).await;
+
+    for from in ["203.0.113.1:1", "203.0.113.2:1"] {
+        let wrong = json!({"username": "root", "password": "wrong"});
+        post(&a, from, None, "/token/user", wrong).await.expect(401);
+    }
+    until("an account is refused at the other instance", THERE, 429).await;
 }
 
 #[tokio::test]
