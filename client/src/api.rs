@@ -5,7 +5,7 @@
 //! unasked: wrap what may safely happen twice in [`retry`].
 //!
 //! A coordinator may be several instances on one database, each with an address of its own. The one that answered last
-//! is asked until it does not; then the next. What could not be sent at all is sent there at once.
+//! is asked until it does not, or says that it cannot; then the next. What could not be sent at all is sent there at once.
 
 mod error;
 mod object;
@@ -303,6 +303,10 @@ impl Api {
         if response.status().is_success() {
             return Ok(response);
         }
+        if matches!(response.status().as_u16(), 502..=504) {
+            // It, or what it needs, is not at work; another may be.
+            self.leave(base);
+        }
         Err(self.read_error(name, response).await)
     }
 
@@ -555,6 +559,39 @@ mod tests {
         assert!(pauses[19] >= Duration::from_millis(2500));
         backoff.reset();
         assert!(backoff.next_pause() <= Duration::from_millis(100));
+    }
+
+    /// Answers every request in the same way.
+    async fn answering(head: &'static str, body: &'static str) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut link, _) = listener.accept().await.unwrap();
+                let _ = link.read(&mut [0; 4096]).await.unwrap();
+                let answer =
+                    format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+                link.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        format!("http://{address}")
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_says_that_it_cannot_is_left_for_the_next() {
+        let stopping = answering("503 Service Unavailable", r#"{"msg": "stopping"}"#).await;
+        let works = answering("200 OK", r#"{"version": "1.2.3"}"#).await;
+        let api = Api::new(&format!("{stopping},{works}"), ApiOptions::default()).unwrap();
+        let error = api.version().await.unwrap_err();
+        assert!(error.is_transient() && error.status() == Some(503), "{error}");
+        assert_eq!(api.version().await.unwrap(), "1.2.3");
+        assert_eq!(api.base(), format!("{works}/api"));
+        // Refusals of other kinds are the same everywhere.
+        let refuses = answering("404 Not Found", r#"{"msg": "no such thing"}"#).await;
+        let api = Api::new(&format!("{refuses},{works}"), ApiOptions::default()).unwrap();
+        assert_eq!(api.version().await.unwrap_err().status(), Some(404));
+        assert_eq!(api.base(), format!("{refuses}/api"));
     }
 
     #[test]
