@@ -6,7 +6,7 @@
 //! * [`admission`] – whether a run may start, by [`policy`] and [`trust`]; [`sealing`] – how payloads are written.
 //! * [`gateway`] – what a run may ask of the outside; [`mesh`] – its twins.
 //! * [`data`] – the databases and the files and variables of a run.
-//! * [`runtime`] – where runs are; [`sandbox`] – the default one.
+//! * [`runtime`] – where runs are; [`sandbox`] – the default one. `notify` – what systemd is told.
 
 pub mod admission;
 pub mod cli;
@@ -16,6 +16,7 @@ pub mod gateway;
 pub mod journal;
 pub mod mesh;
 pub mod node;
+mod notify;
 pub mod policy;
 pub mod reconcile;
 pub mod runtime;

@@ -6,6 +6,7 @@
 //! * `instance` – several coordinators on one PostgreSQL, one of which is killed.
 //! * `object` – large payloads whose bringer, or the coordinator that they are brought to, is killed on the way.
 //! * `refusals` – what a coordinator that lies, a wrong key and other mishaps lead to.
+//! * `service` – what a service manager hears.
 //! * `boundary` – what programs are made of.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a story that cannot go on has failed")]
@@ -20,3 +21,4 @@ mod lab;
 mod object;
 mod refusals;
 mod rsa;
+mod service;

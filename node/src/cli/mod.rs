@@ -22,8 +22,9 @@ use twinmesh_client::{
 use twinmesh_protocol::id::OrganizationId;
 
 use crate::{
-    config::{Config, Minimum},
+    config::{Config, EXAMPLE, Minimum},
     node::{Node, OnStop, Parts, StartError},
+    notify::Manager,
     runtime::Runtime,
     sandbox,
 };
@@ -61,7 +62,8 @@ enum Command {
     /// Take the node's place in its collaboration and work until SIGTERM or Ctrl-C.
     ///
     /// Runs go on when the node stops, and are found again when it starts within `runtime.orphan_grace`.
-    /// Under systemd this needs `KillMode=process`, as a run's agent is a process of its own.
+    /// Under systemd this needs `KillMode=process`, as a run's agent is a process of its own; `Type=notify` is told when
+    /// the node has taken its place.
     #[command(after_help = "Example: twinmesh-node start --config /etc/twinmesh/node.toml")]
     Start {
         /// The configuration file.
@@ -151,6 +153,9 @@ enum ConfigCommand {
         #[arg(long)]
         config: Utf8PathBuf,
     },
+    /// Print a file to begin with: every setting, its default and its meaning.
+    #[command(after_help = "Example: twinmesh-node config example > node.toml")]
+    Example,
 }
 
 /// Runs a command as if from the command line; the first argument is the program's name.
@@ -197,6 +202,10 @@ async fn perform(command: Command) -> anyhow::Result<Exit> {
             say(Config::load(&config)?.redacted().trim_end());
             Ok(Exit::Done)
         }
+        Command::Config { command: ConfigCommand::Example } => {
+            say(EXAMPLE.trim_end());
+            Ok(Exit::Done)
+        }
         Command::Doctor { config } => doctor::examine(&config).await,
     }
 }
@@ -204,26 +213,36 @@ async fn perform(command: Command) -> anyhow::Result<Exit> {
 async fn start(path: &Utf8Path, stop_runs_on_exit: bool) -> anyhow::Result<Exit> {
     // Heard from the beginning, so that a start that is called off leaves nothing behind.
     let mut stopped = std::pin::pin!(stop_signal()?);
-    let config = Config::load(path)?;
-    raise_file_limit();
-    let start = async {
-        let runtime = sandbox_runtime(&config).await?;
-        anyhow::Ok(Node::start(config, Parts::new(runtime)).await?)
+    let manager = Manager::of_this_process();
+    let work = async {
+        let config = Config::load(path)?;
+        raise_file_limit();
+        manager.starting();
+        let start = async {
+            let runtime = sandbox_runtime(&config).await?;
+            anyhow::Ok(Node::start(config, Parts::new(runtime)).await?)
+        };
+        let mut running = tokio::select! {
+            running = start => running?,
+            () = &mut stopped => return Ok(Exit::Done),
+        };
+        manager.ready();
+        let failed = tokio::select! {
+            () = &mut stopped => false,
+            () = running.failed() => true,
+        };
+        if failed {
+            anyhow::bail!("the node failed; its log says why");
+        }
+        manager.stopping();
+        let on_stop = if stop_runs_on_exit { OnStop::KillRuns } else { OnStop::LeaveRuns };
+        running.shutdown(on_stop).await;
+        Ok(Exit::Done)
     };
-    let mut running = tokio::select! {
-        running = start => running?,
-        () = &mut stopped => return Ok(Exit::Done),
-    };
-    let failed = tokio::select! {
-        () = &mut stopped => false,
-        () = running.failed() => true,
-    };
-    if failed {
-        anyhow::bail!("the node failed; its log says why");
+    tokio::select! {
+        exit = work => exit,
+        never = manager.live() => match never {},
     }
-    let on_stop = if stop_runs_on_exit { OnStop::KillRuns } else { OnStop::LeaveRuns };
-    running.shutdown(on_stop).await;
-    Ok(Exit::Done)
 }
 
 /// Lets this process have as many files open as the system allows: each connection of a run is at least one. Runs have a limit

@@ -24,6 +24,9 @@ pub use value::{InvalidValue, Period, Size};
 
 use crate::runtime::{Limits, Secret};
 
+/// A file to begin with: every setting, its default and its meaning.
+pub const EXAMPLE: &str = include_str!("../../../docs/node.toml");
+
 /// Everything that a node's administrator decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -578,6 +581,81 @@ mod tests {
         }
         let message = load(&SMALL.replace("127.0.0.1", "192.0.2.1")).unwrap_err().to_string();
         assert!(message.contains("coordinator_url") && message.contains("allow_http"), "{message}");
+    }
+
+    /// The example with its defaults written out; with the examples too if asked for.
+    fn example(examples: bool) -> String {
+        let is_setting = |text: &str| !text.is_empty() && !text.starts_with(' ');
+        let uncommented = |line: &'static str| match (line.strip_prefix("#? "), line.strip_prefix('#')) {
+            (Some(setting), _) => {
+                if examples {
+                    setting
+                } else {
+                    ""
+                }
+            }
+            (None, Some(setting)) if is_setting(setting) => setting,
+            (None, _) => line,
+        };
+        EXAMPLE.lines().map(uncommented).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The names of the settings that may stand there, as an unknown one is told them.
+    fn names(head: &str) -> BTreeSet<String> {
+        let error = toml::from_str::<Config>(&format!("{head}\nno_such_setting = 1")).unwrap_err().to_string();
+        let (_, expected) = error.split_once("expected").unwrap_or_else(|| panic!("{head}: {error}"));
+        expected.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect()
+    }
+
+    /// Whether each value that is written down stands in the example with that value.
+    fn assert_shown(path: &str, written: &toml::Table, shown: &toml::Table) {
+        for (name, value) in written {
+            let path = format!("{path}{name}");
+            match (value, shown.get(name)) {
+                (toml::Value::Table(inner), None) => assert!(inner.is_empty(), "{path}"),
+                (toml::Value::Array(items), None) => assert!(items.is_empty(), "{path}"),
+                (toml::Value::Table(inner), Some(toml::Value::Table(shown))) => {
+                    assert_shown(&format!("{path}."), inner, shown);
+                }
+                (value, found) => assert_eq!(found, Some(value), "`#{path} = …` in docs/node.toml is the default"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_example_shows_the_defaults_and_every_setting() {
+        let config = load(EXAMPLE).unwrap();
+        let bare: Config = toml::from_str(EXAMPLE).unwrap();
+        assert_eq!(toml::from_str::<Config>(&example(false)).unwrap(), bare, "each `#name = value` is the default");
+        let defaults: toml::Table = toml::from_str(&example(false)).unwrap();
+        let mut written = toml::Table::try_from(&bare).unwrap();
+        // No default, and not written as it was read.
+        written.remove("coordinator_url");
+        assert_shown("", &written, &defaults);
+        assert_eq!(config.runtime, RuntimeSection::default());
+
+        // Both ways to give the API key exclude each other, but each must be one that exists.
+        let all: toml::Table = toml::from_str(&example(true)).unwrap();
+        let full: Config = toml::from_str(&example(true)).unwrap();
+        assert!(full.databases.len() == 1 && full.algorithms.len() == 1 && full.pins.len() == 1, "{full:?}");
+        let first = |name: &str| all[name].as_array().unwrap()[0].as_table().unwrap().clone();
+        let section = |name: &str| all[name].as_table().unwrap().clone();
+        let limits = section("runtime")["limits"].as_table().unwrap().clone();
+        let port = first("algorithms")["ports"].as_array().unwrap()[0].as_table().unwrap().clone();
+        for (head, documented) in [
+            ("", all.clone()),
+            ("[encryption]", section("encryption")),
+            ("[[databases]]", first("databases")),
+            ("[[algorithms]]", first("algorithms")),
+            ("[[algorithms.ports]]", port),
+            ("[policies]", section("policies")),
+            ("[runtime]", section("runtime")),
+            ("[runtime.limits]", limits),
+            ("[overlay]", section("overlay")),
+        ] {
+            let documented: BTreeSet<String> = documented.keys().cloned().collect();
+            assert_eq!(documented, names(head), "{head}");
+        }
     }
 
     #[test]
