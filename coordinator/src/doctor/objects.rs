@@ -17,7 +17,12 @@ pub(super) async fn examine(patient: &Patient<'_>) -> Finding {
         Objects::open(&config.objects, &config.data_dir, true)?.try_out().await?;
         Ok::<_, ObjectsError>(())
     };
+    let is_shared = config.database.url.is_some() || config.database.url_file.is_some();
     match tried.await {
+        Ok(()) if is_ours && is_shared => Finding::well(
+            "it takes something, returns it and removes it; other coordinators on the same database would not see it: \
+             name a place for all in `objects.url` before there are any",
+        ),
         Ok(()) => Finding::well("it takes something, returns it and removes it"),
         Err(error) if is_ours => Finding::failed(error, "make `objects` in the data directory writable"),
         Err(error) => Finding::failed(error, HINT),
