@@ -135,6 +135,7 @@ async fn statuses_are_right_when_an_instance_has_died() {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "measures, and says what")]
 async fn twins_meet_at_the_relay_of_an_instance_that_lives() {
     let Some(mut lab) = Lab::shared(2, |plan| {
         for hospital in 0..plan.nodes {
@@ -151,10 +152,12 @@ async fn twins_meet_at_the_relay_of_an_instance_that_lives() {
         have_places(&lab, 2).await;
         lab.federation.instances[dead].daemon.kill().await.unwrap();
         // The twins start after its death.
+        let killed = std::time::Instant::now();
         let task = lab.post("secure_sum_twin", None, json!({"column": "pnodes"})).await;
         for (_, total) in lab.finish(task.id).await.contents().unwrap() {
             assert_eq!(total.json::<Value>().unwrap()["total"], 3437);
         }
+        eprintln!("from the death of an instance to the result of twins that started after it: {:?}", killed.elapsed());
         have_places(&lab, 1).await;
         lab.moved_from(dead).await;
         lab.federation.instances[dead].restart().await.unwrap();
