@@ -300,8 +300,15 @@ impl Config {
     }
 
     /// The files that settings name for their secrets.
-    pub(crate) fn secret_files(&self) -> Vec<&PathBuf> {
-        [&self.database.url_file, &self.root.password_file, &self.tls.key].into_iter().flatten().collect()
+    pub(crate) fn secret_files(&self) -> Vec<PathBuf> {
+        let (database, root) = (&self.database, &self.root);
+        let own = [&database.url_file, &root.password_file, &root.password_hash_file, &self.tls.key];
+        own.into_iter()
+            .chain([&self.mail.password_file])
+            .flatten()
+            .cloned()
+            .chain(crate::objects::secret_files(&self.objects))
+            .collect()
     }
 
     /// Whether the settings make sense together.

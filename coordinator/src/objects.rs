@@ -6,6 +6,7 @@
 //! stored again after it was removed gets another, so that removing and storing never meet.
 
 mod place;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,7 +24,7 @@ use tokio_util::io::ReaderStream;
 use twinmesh_protocol::digest::Digest;
 
 use crate::config::ObjectsConfig;
-pub(crate) use place::check_place;
+pub(crate) use place::{check_place, secret_files};
 
 /// The most that a segment holds. Small enough that uploads need little memory, large enough that stores which count
 /// requests do not cost much.
@@ -57,6 +58,14 @@ pub enum ObjectsError {
         /// Why not.
         source: object_store::Error,
     },
+    /// What was left over cannot be removed.
+    #[error("cannot remove what was left over in the object store `{}`", path.display())]
+    Sweep {
+        /// Where it is.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The store returned something else than was put there.
     #[error("the object store does not return what was put there")]
     Altered,
@@ -74,6 +83,8 @@ pub(crate) struct SegmentKey {
 pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    /// Where the store is a directory.
+    directory: Option<std::path::PathBuf>,
     settings: Settings,
     room: Arc<Semaphore>,
     uploads: Arc<Mutex<BTreeMap<String, usize>>>,
@@ -97,7 +108,7 @@ impl Objects {
         data_dir: &std::path::Path,
         is_synced: bool,
     ) -> Result<Self, ObjectsError> {
-        let (store, prefix) = place::open(config, data_dir, is_synced)?;
+        let place::Place { store, prefix, directory } = place::open(config, data_dir, is_synced)?;
         let settings = Settings {
             limit: config.limit.0,
             pending: config.pending.0,
@@ -107,7 +118,7 @@ impl Objects {
             stock_clients: config.stock_clients,
         };
         let room = Arc::new(Semaphore::new(UPLOADS));
-        Ok(Self { store, prefix, settings, room, uploads: Arc::default() })
+        Ok(Self { store, prefix, directory, settings, room, uploads: Arc::default() })
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -135,6 +146,17 @@ impl Objects {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(source) => Err(failed("remove a segment", source)),
         }
+    }
+
+    /// Removes what was being written into a directory when a coordinator was killed, if that is so long ago; how many
+    /// files. A bucket keeps nothing that is not whole.
+    pub(crate) async fn sweep(&self, age: Duration) -> Result<u64, ObjectsError> {
+        let Some(path) = self.directory.clone() else { return Ok(0) };
+        let at = path.clone();
+        let swept = tokio::task::spawn_blocking(move || sweep::sweep(&at, age)).await;
+        swept
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map_err(|source| ObjectsError::Sweep { path, source })
     }
 
     /// Puts something into the store, reads it back and removes it.

@@ -22,6 +22,9 @@ const ROWS: i64 = 500;
 /// How long a segment that nobody needs stays: who is reading it goes on, and who is about to need it finds it.
 const SEGMENT_REST: Duration = Duration::from_secs(3600);
 
+/// How long an unfinished file of the object store stays. Writing one takes some seconds at most.
+const UNFINISHED_REST: Duration = Duration::from_secs(3600);
+
 /// The error of tidying up; what was done stays done.
 #[derive(Debug, thiserror::Error)]
 pub enum TidyError {
@@ -42,6 +45,8 @@ pub struct Tidied {
     pub objects: u64,
     /// Pieces of payloads that were removed from the store.
     pub segments: u64,
+    /// Files that coordinators were writing when they were killed.
+    pub unfinished: u64,
 }
 
 /// Who tidies up.
@@ -61,8 +66,8 @@ impl Tidier {
             tokio::time::sleep(every).await;
             match self.tidy_if_due(every).await {
                 Ok(Some(tidied)) if tidied != Tidied::default() => {
-                    let Tidied { payloads, objects, segments } = tidied;
-                    tracing::info!(payloads, objects, segments, "removed what is not needed any more");
+                    let Tidied { payloads, objects, segments, unfinished } = tidied;
+                    tracing::info!(payloads, objects, segments, unfinished, "removed what is not needed any more");
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -89,7 +94,8 @@ impl Tidier {
         let payloads = self.clear_payloads().await?;
         let objects = self.remove_unused().await?;
         let segments = self.remove_segments().await?;
-        Ok(Tidied { payloads, objects, segments })
+        let unfinished = self.objects.sweep(UNFINISHED_REST).await?;
+        Ok(Tidied { payloads, objects, segments, unfinished })
     }
 
     async fn clear_payloads(&self) -> Result<u64, TidyError> {

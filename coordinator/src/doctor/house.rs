@@ -75,7 +75,7 @@ pub(super) fn secrets(patient: &Patient<'_>) -> Finding {
             return Finding::failed(error, "correct the setting that names it, or this user's rights");
         }
     }
-    for path in own.chain(named.into_iter().cloned()) {
+    for path in own.chain(named) {
         let Ok(metadata) = std::fs::metadata(&path) else { continue };
         found += 1;
         let mode = metadata.mode() & 0o7777;

@@ -22,18 +22,52 @@ enum Kind {
     Google,
 }
 
+impl Kind {
+    /// Whether stores of this kind have an option of this name.
+    fn knows(self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        match self {
+            Self::Directory => false,
+            Self::S3 => name.parse::<AmazonS3ConfigKey>().is_ok(),
+            Self::Azure => name.parse::<AzureConfigKey>().is_ok(),
+            Self::Google => name.parse::<GoogleConfigKey>().is_ok(),
+        }
+    }
+
+    /// Whether an option's value is the path of a file with a secret, which the store reads by itself.
+    fn names_secret_file(self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        match self {
+            Self::Directory => false,
+            Self::S3 => matches!(
+                name.parse(),
+                Ok(AmazonS3ConfigKey::WebIdentityTokenFile | AmazonS3ConfigKey::ContainerAuthorizationTokenFile)
+            ),
+            Self::Azure => matches!(name.parse(), Ok(AzureConfigKey::FederatedTokenFile)),
+            Self::Google => {
+                matches!(name.parse(), Ok(GoogleConfigKey::ServiceAccount | GoogleConfigKey::ApplicationCredentials))
+            }
+        }
+    }
+}
+
+/// The files that options name for their secrets.
+pub(crate) fn secret_files(config: &ObjectsConfig) -> Vec<PathBuf> {
+    let Ok(kind) = kind(config.url.as_deref()) else { return Vec::new() };
+    let named = config.options.iter().filter_map(|(name, value)| match StoreOptions::in_file(name, value) {
+        _ if kind.names_secret_file(name) => Some(PathBuf::from(value)),
+        Some((_, path)) if !kind.knows(name) => Some(path),
+        Some(_) | None => None,
+    });
+    named.collect()
+}
+
 /// Whether the settings name a store that there can be: the setting that is wrong, and why.
 pub(crate) fn check_place(config: &ObjectsConfig) -> Result<(), (&'static str, String)> {
     let kind = kind(config.url.as_deref()).map_err(|why| ("objects.url", why))?;
     for (name, value) in config.options.iter() {
-        let known = |name: &str| match kind {
-            Kind::Directory => false,
-            Kind::S3 => name.parse::<AmazonS3ConfigKey>().is_ok(),
-            Kind::Azure => name.parse::<AzureConfigKey>().is_ok(),
-            Kind::Google => name.parse::<GoogleConfigKey>().is_ok(),
-        };
         let in_file = StoreOptions::in_file(name, value);
-        if !known(&name.to_ascii_lowercase()) && !in_file.is_some_and(|(name, _)| known(&name.to_ascii_lowercase())) {
+        if !kind.knows(name) && !in_file.is_some_and(|(name, _)| kind.knows(name)) {
             let why = match kind {
                 Kind::Directory => format!("`{name}` has no meaning for a directory: set `objects.url`, or remove it"),
                 Kind::S3 | Kind::Azure | Kind::Google => format!("this kind of store has no option `{name}`"),
@@ -61,12 +95,17 @@ fn kind(url: Option<&str>) -> Result<Kind, String> {
     Ok(kind)
 }
 
-/// Opens the store: what it is, and where in it.
-pub(super) fn open(
-    config: &ObjectsConfig,
-    data_dir: &FilePath,
-    is_synced: bool,
-) -> Result<(Arc<dyn ObjectStore>, Path), ObjectsError> {
+/// An open store.
+pub(super) struct Place {
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// Where in it.
+    pub(super) prefix: Path,
+    /// The directory, if it is one.
+    pub(super) directory: Option<PathBuf>,
+}
+
+/// Opens the store.
+pub(super) fn open(config: &ObjectsConfig, data_dir: &FilePath, is_synced: bool) -> Result<Place, ObjectsError> {
     let default = data_dir.join("objects");
     let url = config.url.clone().unwrap_or_else(|| format!("file://{}", default.display()));
     let refused = |why: String| ObjectsError::Place { url: url.clone(), why };
@@ -74,16 +113,10 @@ pub(super) fn open(
     let kind = kind(config.url.as_deref()).map_err(refused)?;
     let mut options = Vec::new();
     for (name, value) in config.options.iter() {
-        let is_known = match kind {
-            Kind::Directory => true,
-            Kind::S3 => name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>().is_ok(),
-            Kind::Azure => name.to_ascii_lowercase().parse::<AzureConfigKey>().is_ok(),
-            Kind::Google => name.to_ascii_lowercase().parse::<GoogleConfigKey>().is_ok(),
-        };
         match StoreOptions::in_file(name, value) {
             // Some options have such names by themselves.
-            Some((name, path)) if !is_known => {
-                options.push((name.to_ascii_lowercase(), crate::files::read_secret(&path)?));
+            Some((file_of, path)) if !kind.knows(name) => {
+                options.push((file_of.to_ascii_lowercase(), crate::files::read_secret(&path)?));
             }
             Some(_) | None => options.push((name.to_ascii_lowercase(), value.to_owned())),
         }
@@ -96,7 +129,7 @@ pub(super) fn open(
             let directory = directory.unwrap_or(default);
             crate::files::make_private_directory(&directory)?;
             let store = LocalFileSystem::new_with_prefix(&directory).map_err(built)?.with_fsync(is_synced);
-            return Ok((Arc::new(store), Path::default()));
+            return Ok(Place { store: Arc::new(store), prefix: Path::default(), directory: Some(directory) });
         }
         Kind::S3 => {
             let mut builder = AmazonS3Builder::from_env().with_url(&url);
@@ -121,5 +154,5 @@ pub(super) fn open(
         }
     };
     let prefix = Path::parse(prefix().trim_matches('/')).map_err(|error| refused(error.to_string()))?;
-    Ok((store, prefix))
+    Ok(Place { store, prefix, directory: None })
 }

@@ -74,6 +74,42 @@ async fn what_is_wrong_is_named_with_what_to_do() {
 }
 
 #[tokio::test]
+async fn every_file_that_a_setting_names_for_its_secret_is_looked_at() {
+    let directory = private_directory();
+    start(config(directory.path()).await).await.shutdown().await;
+    let secret = directory.path().join("secret");
+    for setting in [
+        "OBJECTS__OPTIONS__SECRET_ACCESS_KEY_FILE",
+        "OBJECTS__OPTIONS__WEB_IDENTITY_TOKEN_FILE",
+        "MAIL__PASSWORD_FILE",
+        "ROOT__PASSWORD_FILE",
+    ] {
+        let ask = async |mode: Option<u32>| {
+            let _ = std::fs::remove_file(&secret);
+            if let Some(mode) = mode {
+                std::fs::write(&secret, "whispered").unwrap();
+                std::fs::set_permissions(&secret, Permissions::from_mode(mode)).unwrap();
+            }
+            let mut command = program(directory.path(), &["doctor"]).await;
+            command.env(format!("COORDINATOR__{setting}"), &secret);
+            if setting.starts_with("OBJECTS") {
+                // Nobody is asked; what matters here are the files.
+                command.env("COORDINATOR__OBJECTS__URL", "s3://payloads");
+                command.env("COORDINATOR__OBJECTS__OPTIONS__CHECKSUM_ALGORITHM", "none that there is");
+            }
+            let output = command.output().await.unwrap();
+            said(&output)
+        };
+        let text = ask(Some(0o600)).await;
+        assert!(line(&text, "secrets").starts_with("ok"), "{setting}: {text}");
+        let text = ask(Some(0o644)).await;
+        assert!(line(&text, "secrets").starts_with("FAIL") && text.contains("chmod 600"), "{setting}: {text}");
+        let text = ask(None).await;
+        assert!(line(&text, "secrets").starts_with("FAIL") && text.contains("cannot read"), "{setting}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn a_database_that_cannot_be_read_is_told_with_its_reason() {
     let directory = private_directory();
     let mut command = program(directory.path(), &["doctor"]).await;
