@@ -21,6 +21,7 @@ use twinmesh_protocol::key::OrganizationKey;
 use twinmesh_protocol::payload::to_text;
 use twinmesh_protocol::time::Time;
 
+use crate::bucket::objects;
 use crate::database::database;
 
 /// What the clock shows at first, in microseconds since 1970.
@@ -167,6 +168,7 @@ impl Federation {
         let mut config = Config { data_dir: directory.path().to_owned(), database, ..Config::default() };
         config.listen = ([127, 0, 0, 1], 0).into();
         config.root.password = Some(Secret::new(PASSWORD));
+        config.objects = objects(directory.path());
         config.limits.status_hold = Span(Duration::from_secs(15));
         config.limits.node_grace = Span(Duration::from_millis(20));
         settings(&mut config);

@@ -17,6 +17,7 @@ use twinmesh_protocol::signed::Signed;
 use twinmesh_protocol::wire::{TaskDatabase, write_repr_digest};
 
 use super::federation::{DEADLINE, Federation, IMAGE, Message, PASSWORD, id, plain};
+use crate::bucket::{environment, is_bucket, objects, stored};
 use crate::daemon::{Connection, Daemon, request};
 use crate::database::can_be_shared;
 
@@ -73,15 +74,6 @@ async fn upload(federation: &Federation, token: &str, content: &[u8]) -> String 
 
 async fn download(federation: &Federation, token: &str, uuid: &str) -> (StatusCode, HeaderMap, Bytes) {
     federation.send(Method::GET, &format!("/blobstream/{uuid}"), token, &[], Body::empty()).await
-}
-
-/// How many segments there are in a directory's store.
-fn stored(directory: &Path) -> usize {
-    fn count(directory: &Path) -> usize {
-        let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
-        entries.map(|entry| entry.unwrap().path()).map(|path| if path.is_dir() { count(&path) } else { 1 }).sum()
-    }
-    count(&directory.join("objects"))
 }
 
 /// Log-ins that outlast what the clock does.
@@ -248,7 +240,7 @@ async fn what_does_not_hash_to_what_was_announced_is_not_kept() {
     federation.pass(2 * DAY);
     let tidied = federation.tidy().await;
     assert_eq!((tidied.objects, tidied.segments), (0, 1), "no object was left, its piece goes");
-    assert_eq!(stored(federation.directory.path()), 0);
+    assert_eq!(stored(federation.directory.path()).await, 0);
 }
 
 #[tokio::test]
@@ -436,7 +428,7 @@ async fn equal_content_is_kept_once_and_for_as_long_as_somebody_needs_it() {
     let first = upload(&federation, token, &content).await;
     let second = upload(&federation, token, &content).await;
     let directory = federation.directory.path();
-    assert_eq!(stored(directory), 3);
+    assert_eq!(stored(directory).await, 3);
     let first_task = task_with(&federation, &[&first]).await.expect(201);
     let second_task = task_with(&federation, &[&second]).await.expect(201);
     federation.pass(2 * DAY);
@@ -451,10 +443,10 @@ async fn equal_content_is_kept_once_and_for_as_long_as_somebody_needs_it() {
     federation.delete(&federation.root, &format!("/task/{}", id(&second_task))).await.expect(200);
     let tidied = federation.tidy().await;
     assert_eq!((tidied.objects, tidied.segments), (1, 0), "who reads it now reads it to its end");
-    assert_eq!(stored(directory), 3);
+    assert_eq!(stored(directory).await, 3);
     federation.pass(DAY);
     assert_eq!(federation.tidy().await.segments, 3);
-    assert_eq!(stored(directory), 0);
+    assert_eq!(stored(directory).await, 0);
     // What was removed can come again.
     let third = upload(&federation, token, &content).await;
     assert!(download(&federation, token, &third).await.2 == content);
@@ -484,7 +476,41 @@ async fn uploads_that_nobody_uses_or_ends_are_removed_after_a_while() {
     assert_eq!(status, StatusCode::NOT_FOUND);
     federation.pass(DAY);
     federation.tidy().await;
-    assert_eq!(stored(federation.directory.path()), 0);
+    assert_eq!(stored(federation.directory.path()).await, 0);
+}
+
+#[tokio::test]
+async fn what_a_killed_coordinator_left_half_written_is_swept_and_what_is_being_written_stays() {
+    if is_bucket() {
+        // Nothing is left in one.
+        return;
+    }
+    let federation = Federation::with(1, false, patient).await;
+    let token = &federation.members[0].researcher;
+    let content = text(5 * MIB, 1);
+    let uuid = upload(&federation, token, &content).await;
+    let directory = federation.directory.path().join("objects/sha256");
+    let place = std::fs::read_dir(&directory).unwrap().next().unwrap().unwrap().path();
+    let segment = std::fs::read_dir(&place).unwrap().next().unwrap().unwrap().path();
+    let beside = |ending: &str| std::path::PathBuf::from(format!("{}{ending}", segment.display()));
+    let leave = |path: &Path, ago: Duration| {
+        let file = std::fs::File::create(path).unwrap();
+        let written = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(written - ago).unwrap();
+    };
+    let hour = Duration::from_secs(3600);
+    leave(&beside("#1"), hour + Duration::from_secs(1));
+    leave(&beside("#22"), 30 * DAY);
+    // Younger than an hour, and others' files.
+    leave(&beside("#3"), hour / 2);
+    leave(&beside("#notes"), 30 * DAY);
+    let tidied = federation.tidy().await;
+    assert_eq!((tidied.unfinished, tidied.segments), (2, 0));
+    let left = ["#1", "#22", "#3", "#notes"].map(|ending| beside(ending).exists());
+    assert_eq!(left, [false, false, true, true]);
+    assert_eq!(federation.tidy().await.unfinished, 0);
+    assert!(download(&federation, token, &uuid).await.2 == content);
+    assert!(!federation.directory.path().join("objects/now").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -523,7 +549,7 @@ async fn a_payload_that_a_task_takes_up_is_not_removed_at_the_same_time() {
     federation.tidy().await;
     federation.pass(DAY);
     federation.tidy().await;
-    assert_eq!(stored(federation.directory.path()), taken, "what no run has is gone, and nothing else");
+    assert_eq!(stored(federation.directory.path()).await, taken, "what no run has is gone, and nothing else");
 }
 
 #[tokio::test]
@@ -578,7 +604,7 @@ async fn payloads_go_when_they_have_reached_their_age_and_what_happened_stays() 
     assert_eq!(download(&federation, &federation.root, &result).await.0, StatusCode::NOT_FOUND);
     federation.pass(DAY);
     federation.tidy().await;
-    assert_eq!(stored(federation.directory.path()), 0);
+    assert_eq!(stored(federation.directory.path()).await, 0);
 
     assert_eq!(federation.status(id(&task)).await, "completed");
     assert_eq!(federation.run(id(&unfinished), 0).await["input"], plain(), "what still runs keeps what it needs");
@@ -595,8 +621,9 @@ async fn another_coordinator_goes_on_with_an_upload() {
         return;
     }
     let first = Federation::new(1, false).await;
-    let place = format!("file://{}/objects", first.directory.path().display());
-    let second = first.beside(|config| config.objects.url = Some(place)).await;
+    let mut place = objects(first.directory.path());
+    place.url.get_or_insert_with(|| format!("file://{}/objects", first.directory.path().display()));
+    let second = first.beside(|config| config.objects = place).await;
     let token = &first.members[0].node_token;
     let content = text(9 * MIB, 1);
     let begin = [("upload-complete", "?0")];
@@ -612,7 +639,9 @@ async fn another_coordinator_goes_on_with_an_upload() {
 
 /// A coordinator as a process of its own, and the first user's token there.
 async fn process() -> (Daemon, String) {
-    let mut daemon = Daemon::new(None).with("COORDINATOR__ROOT__PASSWORD", PASSWORD);
+    let place = tempfile::tempdir().unwrap();
+    let daemon = Daemon::new(None).with("COORDINATOR__ROOT__PASSWORD", PASSWORD);
+    let mut daemon = environment(place.path()).iter().fold(daemon, |daemon, (name, value)| daemon.with(name, value));
     daemon.start().await;
     let body = json!({"username": "root", "password": PASSWORD}).to_string();
     let ask = request(Method::POST, "none", "/token/user", &[], Body::from(body));
