@@ -6,6 +6,7 @@
 mod postman;
 mod text;
 
+use std::error::Error as _;
 use std::time::{Duration, SystemTime};
 
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
@@ -14,12 +15,14 @@ use lettre::transport::smtp;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
+use rustls::CertificateError;
 use twinmesh_protocol::time::Time;
 
 pub(crate) use self::postman::{Postman, Rounds};
 use self::text::Text;
 use crate::config::{Config, Encryption};
 use crate::files::FileError;
+use crate::tls::TlsError;
 
 /// Why mail cannot be sent.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +31,8 @@ pub enum MailError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The further authority is no certificate.
-    #[error("`mail.ca_file` holds no certificate in PEM")]
-    Authority(#[source] smtp::Error),
+    #[error("cannot use the authority that `mail.ca_file` names")]
+    Authority(#[source] TlsError),
     /// TLS cannot be set up.
     #[error("cannot set up TLS for the mail server")]
     Tls(#[source] smtp::Error),
@@ -70,8 +73,40 @@ impl MailKind {
 /// Connects to the mail server, if the settings name one, and logs in there.
 pub(crate) async fn try_out(config: &Config) -> anyhow::Result<()> {
     let Some(mailer) = Mailer::new(config)? else { return Ok(()) };
-    anyhow::ensure!(mailer.transport.test_connection().await?, "it hung up");
+    match mailer.transport.test_connection().await {
+        Ok(is_well) => anyhow::ensure!(is_well, "it hung up"),
+        Err(error) => match distrust(&error) {
+            Some(why) => anyhow::bail!(why),
+            None => return Err(error.into()),
+        },
+    }
     Ok(())
+}
+
+/// Why a server's certificate is not believed, and what to do about it, if that is what went wrong.
+fn distrust(error: &smtp::Error) -> Option<String> {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let found = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(rustls::Error::InvalidCertificate(fault)) = found.and_then(|found| found.downcast_ref()) {
+            let (what, hint) = match fault {
+                CertificateError::UnknownIssuer => (
+                    "it is of an authority that is not known here",
+                    "name that authority's certificate in `mail.ca_file` if it is your own",
+                ),
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                    ("it is for another name", "set `mail.server` to the name that the certificate is for")
+                }
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                    ("it has ended", "have it renewed")
+                }
+                _ => ("it is wrong", "ask whoever runs the server"),
+            };
+            return Some(format!("the server's certificate is not believed: {what} ({fault}); {hint}"));
+        }
+        next = cause.source();
+    }
+    None
 }
 
 /// Hands mail to the server.
@@ -92,7 +127,9 @@ impl Mailer {
             let mut parameters = TlsParameters::builder(server.clone());
             if let Some(path) = &mail.ca_file {
                 let pem = crate::files::read_secret(path)?;
-                let authority = Certificate::from_pem(pem.as_bytes()).map_err(MailError::Authority)?;
+                // A text without any is taken for no authority by the library.
+                crate::tls::certificates(path).map_err(MailError::Authority)?;
+                let authority = Certificate::from_pem(pem.as_bytes()).map_err(MailError::Tls)?;
                 parameters = parameters.add_root_certificate(authority);
             }
             parameters.build().map_err(MailError::Tls)

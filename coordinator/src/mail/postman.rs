@@ -173,6 +173,9 @@ fn explain(error: &smtp::Error) -> String {
     if let Some(code) = error.status() {
         return format!("it answers {code}");
     }
+    if let Some(why) = super::distrust(error) {
+        return why;
+    }
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 use twinmesh_coordinator::config::{Config, Encryption};
 
 use crate::ledger::federation::DEADLINE;
@@ -21,6 +22,20 @@ pub(crate) enum Manner {
     /// It puts off every recipient.
     Busy,
 }
+
+/// How the server encrypts.
+pub(crate) enum Security {
+    None,
+    /// When it is asked to (RFC 3207).
+    Starttls(TlsAcceptor),
+    /// From the first byte (RFC 8314).
+    Implicit(TlsAcceptor),
+}
+
+/// What stands among the commands when a connection is encrypted from there on.
+pub(crate) const ENCRYPTED: &str = "(encrypted)";
+/// What stands there when somebody did not believe our certificate.
+pub(crate) const DISTRUSTED: &str = "(distrusted)";
 
 pub(crate) struct Sink {
     pub(crate) address: SocketAddr,
@@ -37,6 +52,15 @@ impl Sink {
     }
 
     pub(crate) async fn at(address: SocketAddr, manner: Manner) -> Self {
+        Self::serve(address, manner, Security::None).await
+    }
+
+    /// One that encrypts.
+    pub(crate) async fn secure(security: Security) -> Self {
+        Self::serve(([127, 0, 0, 1], 0).into(), Manner::Polite, security).await
+    }
+
+    async fn serve(address: SocketAddr, manner: Manner, security: Security) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (mails, commands, changed) = (Arc::default(), Arc::default(), Arc::new(Notify::new()));
@@ -44,7 +68,7 @@ impl Sink {
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 // Whoever hangs up early is of no concern.
-                let _ = converse(stream, manner, &shared.0, &shared.1).await;
+                let _ = receive(stream, manner, &security, &shared.0, &shared.1).await;
                 shared.2.notify_one();
             }
         });
@@ -99,22 +123,60 @@ pub(crate) fn token(mail: &str) -> String {
     token.unwrap_or_else(|| panic!("no token in {mail}")).to_owned()
 }
 
-async fn converse(
+async fn receive(
     stream: TcpStream,
     manner: Manner,
+    security: &Security,
     mails: &Mutex<Vec<String>>,
     commands: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
+    let encrypt = async |acceptor: &TlsAcceptor, stream: TcpStream| {
+        let encrypted = acceptor.accept(stream).await;
+        let word = if encrypted.is_ok() { ENCRYPTED } else { DISTRUSTED };
+        commands.lock().unwrap().push(word.to_owned());
+        encrypted
+    };
+    match security {
+        Security::None => converse(stream, true, manner, false, mails, commands).await.map(drop),
+        Security::Implicit(acceptor) => {
+            let stream = encrypt(acceptor, stream).await?;
+            converse(stream, true, manner, false, mails, commands).await.map(drop)
+        }
+        Security::Starttls(acceptor) => {
+            let Some(stream) = converse(stream, true, manner, true, mails, commands).await? else { return Ok(()) };
+            let stream = encrypt(acceptor, stream).await?;
+            converse(stream, false, manner, false, mails, commands).await.map(drop)
+        }
+    }
+}
+
+/// Takes mail until the other side hangs up, or wants to go on encrypted: then the stream is returned.
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    greets: bool,
+    manner: Manner,
+    offers_encryption: bool,
+    mails: &Mutex<Vec<String>>,
+    commands: &Mutex<Vec<String>>,
+) -> std::io::Result<Option<S>> {
     let mut stream = BufReader::new(stream);
-    stream.write_all(b"220 sink\r\n").await?;
+    if greets {
+        stream.write_all(b"220 sink\r\n").await?;
+    }
     loop {
         let mut line = String::new();
         if stream.read_line(&mut line).await? == 0 {
-            return Ok(());
+            return Ok(None);
         }
         commands.lock().unwrap().push(line.trim_end().to_owned());
         let answer = match (line.get(..4).unwrap_or_default(), manner) {
+            ("EHLO", _) if offers_encryption => "250-sink\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n",
             ("EHLO", _) => "250-sink\r\n250 AUTH PLAIN\r\n",
+            ("STAR", _) if offers_encryption => {
+                stream.write_all(b"220 go on\r\n").await?;
+                assert!(stream.buffer().is_empty(), "nothing is said before the answer came");
+                return Ok(Some(stream.into_inner()));
+            }
             ("AUTH", _) => "235 welcome\r\n",
             ("RCPT", Manner::Strict) => "550 nobody of that name\r\n",
             ("RCPT", Manner::Busy) => "450 come back later\r\n",
@@ -123,7 +185,7 @@ async fn converse(
                 let mut mail = String::new();
                 while !mail.ends_with("\r\n.\r\n") {
                     if stream.read_line(&mut mail).await? == 0 {
-                        return Ok(());
+                        return Ok(None);
                     }
                 }
                 mails.lock().unwrap().push(mail);

@@ -4,8 +4,9 @@ mod batch;
 mod doctor;
 mod health;
 mod log;
+mod mail;
 mod metrics;
-mod tls;
+pub(crate) mod tls;
 
 use std::path::Path;
 use std::process::{Output, Stdio};

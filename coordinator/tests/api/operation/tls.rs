@@ -1,23 +1,25 @@
 //! TLS by the coordinator itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedKey, IsCa, KeyPair, date_time_ymd};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 use twinmesh_coordinator::config::{Config, TlsConfig};
 use twinmesh_coordinator::{Coordinator, Running};
 
 use super::{config, program, said, start};
 
 /// An authority of one's own, and the files of a certificate.
-struct Authority {
+pub(crate) struct Authority {
     authority: CertifiedKey,
     directory: PathBuf,
 }
 
 impl Authority {
-    fn new(directory: &Path) -> Self {
+    pub(crate) fn new(directory: &Path) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key_pair = KeyPair::generate().unwrap();
@@ -27,14 +29,37 @@ impl Authority {
 
     /// Writes a certificate for this machine that ends in a year, and its key; what it looks like.
     fn issue(&self, ends: i32) -> Vec<u8> {
-        let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
+        let CertifiedKey { cert, key_pair } = self.vouch_for(&["localhost", "127.0.0.1"], ends);
+        std::fs::write(self.files().key.unwrap(), key_pair.serialize_pem()).unwrap();
+        std::fs::write(self.files().certificate.unwrap(), cert.pem()).unwrap();
+        cert.der().to_vec()
+    }
+
+    fn vouch_for(&self, names: &[&str], ends: i32) -> CertifiedKey {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).unwrap();
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(ends, 1, 1);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.authority.cert, &self.authority.key_pair).unwrap();
-        std::fs::write(self.files().key.unwrap(), key.serialize_pem()).unwrap();
-        std::fs::write(self.files().certificate.unwrap(), certificate.pem()).unwrap();
-        certificate.der().to_vec()
+        let key_pair = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key_pair, &self.authority.cert, &self.authority.key_pair).unwrap();
+        CertifiedKey { cert, key_pair }
+    }
+
+    /// What a server by this name shakes hands with.
+    pub(crate) fn acceptor(&self, name: &str) -> TlsAcceptor {
+        let CertifiedKey { cert, key_pair } = self.vouch_for(&[name], 2099);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key_pair.serialize_der()).unwrap();
+        let config = config.unwrap().with_no_client_auth().with_single_cert(vec![cert.der().clone()], key);
+        TlsAcceptor::from(Arc::new(config.unwrap()))
+    }
+
+    /// Writes its own certificate, for those who are to believe it.
+    pub(crate) fn file(&self) -> PathBuf {
+        let path = self.directory.join("authority.pem");
+        std::fs::write(&path, self.authority.cert.pem()).unwrap();
+        path
     }
 
     fn files(&self) -> TlsConfig {
