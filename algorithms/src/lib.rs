@@ -9,6 +9,8 @@
 mod describe;
 pub mod entry;
 pub mod functions;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod maths;
 pub mod sdk;
 pub mod twin;

@@ -15,6 +15,7 @@ use twinmesh_protocol::wire::{Event, Hello};
 
 use crate::api::{Api, ApiError, Backoff, Query};
 
+pub(crate) mod fuzzing;
 mod parser;
 
 use parser::{Message, Parser};

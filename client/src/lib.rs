@@ -12,6 +12,8 @@ pub mod cli;
 mod clock;
 pub mod events;
 mod file;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod key;
 mod made;
 pub mod pins;

@@ -391,7 +391,7 @@ impl StoreAnswer {
 }
 
 /// Reads what a store has of an image.
-fn reviewed(image: &str, answer: &Value) -> Result<String, StoreCallError> {
+pub(crate) fn reviewed(image: &str, answer: &Value) -> Result<String, StoreCallError> {
     let wrong = |why: String| Err(StoreCallError::Answer { why });
     let Some(listed) = answer["data"].as_array() else {
         return wrong("it is no list".into());

@@ -4,6 +4,7 @@
 //! is added: users, members, nodes, studies, links. So a file can be imported again.
 
 mod file;
+pub(crate) mod fuzzing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

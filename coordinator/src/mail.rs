@@ -3,6 +3,7 @@
 //! * `text` – what mails say. `postman` – the one who empties the outbox, in the background: neither a slow mail server
 //!   nor one that is down is felt by whoever asked, and nothing is lost.
 
+pub(crate) mod fuzzing;
 mod postman;
 mod text;
 

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| twinmesh_fuzz::environment(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| twinmesh_fuzz::coordinator::environment(data));

@@ -320,7 +320,7 @@ impl Judge<'_> {
 }
 
 /// Checks that the input calls the function that was signed.
-fn check_method(input: &[u8], manifest: &TaskManifest) -> Result<(), Refusal> {
+pub(crate) fn check_method(input: &[u8], manifest: &TaskManifest) -> Result<(), Refusal> {
     #[derive(Deserialize)]
     struct Input {
         method: String,

@@ -12,6 +12,8 @@ pub mod admission;
 pub mod cli;
 pub mod config;
 pub mod data;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 pub mod journal;
 pub mod mesh;

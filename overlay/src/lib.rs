@@ -21,6 +21,8 @@ mod address;
 mod candidates;
 pub mod carrier;
 mod connect;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gate;
 mod job_meshes;
 mod listen;

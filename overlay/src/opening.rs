@@ -203,19 +203,24 @@ pub(crate) async fn read_message<T: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
     limit: usize,
 ) -> Result<T, ExchangeError> {
-    let reading = async {
-        let found = stream.read_u32().await? as usize;
-        if found > limit {
-            return Err(ExchangeError::TooLong { found, limit });
-        }
-        let mut bytes = Vec::new();
-        stream.take(found as u64).read_to_end(&mut bytes).await?;
-        if bytes.len() < found {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
-        serde_json::from_slice(&bytes).map_err(|error| ExchangeError::Malformed { reason: error.to_string() })
-    };
-    tokio::time::timeout(EXCHANGE_TIMEOUT, reading).await.map_err(|_| ExchangeError::Late)?
+    tokio::time::timeout(EXCHANGE_TIMEOUT, read_whenever(stream, limit)).await.map_err(|_| ExchangeError::Late)?
+}
+
+/// The same, however long it takes.
+pub(crate) async fn read_whenever<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+    limit: usize,
+) -> Result<T, ExchangeError> {
+    let found = stream.read_u32().await? as usize;
+    if found > limit {
+        return Err(ExchangeError::TooLong { found, limit });
+    }
+    let mut bytes = Vec::new();
+    stream.take(found as u64).read_to_end(&mut bytes).await?;
+    if bytes.len() < found {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    serde_json::from_slice(&bytes).map_err(|error| ExchangeError::Malformed { reason: error.to_string() })
 }
 
 /// Writes one message.

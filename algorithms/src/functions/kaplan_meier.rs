@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use twinmesh_protocol::id::OrganizationId;
 
-use super::{FunctionError, Spread, ask_all, read_table, require, rows_by_organization, to_value};
+use super::{FunctionError, Spread, ask_all, read_table, require, rows_by_organization, to_value, total};
 use crate::{
     maths::survival::{Curve, EventTable, SurvivalError},
-    sdk::Host,
+    sdk::{Host, gateway::SubtaskResult},
 };
 
 /// How the only group is called when no column makes groups.
@@ -38,14 +38,14 @@ struct Arguments {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Partial {
+pub(super) struct Partial {
     rows: u64,
     missing_rows: u64,
     groups: BTreeMap<String, EventTable>,
 }
 
 #[derive(Debug, Serialize)]
-struct KaplanMeier {
+pub(super) struct KaplanMeier {
     rows: u64,
     missing_rows: u64,
     organizations: BTreeMap<OrganizationId, u64>,
@@ -99,18 +99,22 @@ pub(super) fn partial(host: &Host) -> Result<Value, FunctionError> {
 pub(super) fn central(host: &Host) -> Result<Value, FunctionError> {
     let arguments: Arguments = host.input().arguments()?;
     let organizations = Spread { organizations: arguments.organizations.clone() }.resolve(host)?;
-    let results = ask_all::<Partial>(host, "kaplan_meier_partial", &arguments, &organizations)?;
+    let results = ask_all(host, "kaplan_meier_partial", &arguments, &organizations)?;
+    to_value(&unite(&results, &arguments.at))
+}
+
+pub(super) fn unite(results: &[SubtaskResult<Partial>], times: &[f64]) -> KaplanMeier {
     let mut groups: BTreeMap<String, EventTable> = BTreeMap::new();
-    for result in &results {
+    for result in results {
         for (group, table) in &result.value.groups {
             let sum = groups.entry(group.clone()).or_default();
             *sum = std::mem::take(sum).merge(table.clone());
         }
     }
-    to_value(&KaplanMeier {
-        rows: results.iter().map(|result| result.value.rows).sum(),
-        missing_rows: results.iter().map(|result| result.value.missing_rows).sum(),
-        organizations: rows_by_organization(&results, |partial| partial.rows),
+    KaplanMeier {
+        rows: total(results, |result| result.value.rows),
+        missing_rows: total(results, |result| result.value.missing_rows),
+        organizations: rows_by_organization(results, |partial| partial.rows),
         groups: groups
             .into_iter()
             .map(|(name, table)| {
@@ -120,11 +124,11 @@ pub(super) fn central(host: &Host) -> Result<Value, FunctionError> {
                     n: table.subjects(),
                     events: table.events(),
                     median: curve.median(),
-                    survival_at: arguments.at.iter().map(at).collect(),
+                    survival_at: times.iter().map(at).collect(),
                     curve,
                 };
                 (name, group)
             })
             .collect(),
-    })
+    }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use twinmesh_protocol::id::OrganizationId;
 
-use super::{FunctionError, Spread, ask_all, join_with, read_table, require, rows_by_organization, to_value};
+use super::{FunctionError, Spread, ask_all, join_with, read_table, require, rows_by_organization, to_value, total};
 use crate::{
     maths::{
         collective::{all_gather, all_reduce},
@@ -92,7 +92,7 @@ pub(super) fn central(host: &Host) -> Result<Value, FunctionError> {
             return to_value(&Regression {
                 formula: arguments.formula,
                 fit,
-                missing_rows: surveys.iter().map(|result| result.value.missing_rows).sum(),
+                missing_rows: total(&surveys, |result| result.value.missing_rows),
                 organizations: rows_by_organization(&surveys, |survey| survey.rows),
             });
         }
@@ -117,7 +117,7 @@ pub(super) fn twin(host: &Host) -> Result<Value, FunctionError> {
             return to_value(&Regression {
                 formula: arguments.formula,
                 fit,
-                missing_rows: surveys.iter().map(|survey| survey.missing_rows).sum(),
+                missing_rows: total(&surveys, |survey| survey.missing_rows),
                 organizations: group
                     .organizations()
                     .iter()

@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod allreduce_bench;
+pub(crate) mod fuzzing;
 mod kaplan_meier;
 mod logistic;
 mod secure_sum;
@@ -228,6 +229,11 @@ fn ask_all<T: DeserializeOwned>(
 /// How many rows each organization used.
 fn rows_by_organization<T>(results: &[SubtaskResult<T>], rows: impl Fn(&T) -> u64) -> BTreeMap<OrganizationId, u64> {
     results.iter().map(|result| (result.organization, rows(&result.value))).collect()
+}
+
+/// The sum of what several organizations count; at most what can be counted, whatever they say.
+fn total<'a, T: 'a>(values: impl IntoIterator<Item = &'a T>, count: impl Fn(&T) -> u64) -> u64 {
+    values.into_iter().fold(0, |sum, value| sum.saturating_add(count(value)))
 }
 
 /// Refuses when there are some, but too few.

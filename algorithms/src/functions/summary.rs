@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use twinmesh_protocol::id::OrganizationId;
 
-use super::{FunctionError, Spread, ask_all, read_table, require, rows_by_organization, to_value};
+use super::{FunctionError, Spread, ask_all, read_table, require, rows_by_organization, to_value, total};
 use crate::{
     maths::summary::{Counts, Moments},
-    sdk::Host,
+    sdk::{Host, gateway::SubtaskResult},
 };
 
 /// What to summarize.
@@ -31,14 +31,14 @@ struct Arguments {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Partial {
+pub(super) struct Partial {
     rows: u64,
     columns: BTreeMap<String, Moments>,
     counts: BTreeMap<String, Counts>,
 }
 
 #[derive(Debug, Serialize)]
-struct Summary {
+pub(super) struct Summary {
     rows: u64,
     organizations: BTreeMap<OrganizationId, u64>,
     columns: BTreeMap<String, Column>,
@@ -91,10 +91,13 @@ pub(super) fn partial(host: &Host) -> Result<Value, FunctionError> {
 pub(super) fn central(host: &Host) -> Result<Value, FunctionError> {
     let arguments: Arguments = host.input().arguments()?;
     let organizations = Spread { organizations: arguments.organizations.clone() }.resolve(host)?;
-    let results = ask_all::<Partial>(host, "summary_partial", &arguments, &organizations)?;
+    to_value(&unite(&ask_all(host, "summary_partial", &arguments, &organizations)?))
+}
+
+pub(super) fn unite(results: &[SubtaskResult<Partial>]) -> Summary {
     let mut columns: BTreeMap<String, Moments> = BTreeMap::new();
     let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
-    for result in &results {
+    for result in results {
         for (column, moments) in &result.value.columns {
             let sum = columns.entry(column.clone()).or_default();
             *sum = sum.merge(*moments);
@@ -104,9 +107,9 @@ pub(super) fn central(host: &Host) -> Result<Value, FunctionError> {
             *sum = std::mem::take(sum).merge(levels.clone());
         }
     }
-    to_value(&Summary {
-        rows: results.iter().map(|result| result.value.rows).sum(),
-        organizations: rows_by_organization(&results, |partial| partial.rows),
+    Summary {
+        rows: total(results, |result| result.value.rows),
+        organizations: rows_by_organization(results, |partial| partial.rows),
         columns: columns
             .into_iter()
             .map(|(name, moments)| {
@@ -122,5 +125,5 @@ pub(super) fn central(host: &Host) -> Result<Value, FunctionError> {
             })
             .collect(),
         counts,
-    })
+    }
 }

@@ -52,14 +52,14 @@ impl Moments {
     /// Combines the summaries of two disjoint sets of rows.
     #[must_use]
     pub fn merge(self, other: Self) -> Self {
-        let missing = self.missing + other.missing;
+        let missing = self.missing.saturating_add(other.missing);
         if self.count == 0 {
             return Self { missing, ..other };
         }
         if other.count == 0 {
             return Self { missing, ..self };
         }
-        let count = self.count + other.count;
+        let count = self.count.saturating_add(other.count);
         let (own, its, all) = (self.count as f64, other.count as f64, count as f64);
         let delta = other.mean - self.mean;
         Self {
@@ -117,9 +117,10 @@ impl Counts {
     #[must_use]
     pub fn merge(mut self, other: Self) -> Self {
         for (level, count) in other.levels {
-            *self.levels.entry(level).or_insert(0) += count;
+            let sum = self.levels.entry(level).or_insert(0);
+            *sum = sum.saturating_add(count);
         }
-        self.missing += other.missing;
+        self.missing = self.missing.saturating_add(other.missing);
         self
     }
 }

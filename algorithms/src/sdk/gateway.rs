@@ -468,7 +468,7 @@ impl Gateway {
 }
 
 /// The `msg` of an error's JSON, or the start of whatever came.
-fn message(body: &[u8]) -> String {
+pub(super) fn message(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Message {
         msg: String,
@@ -482,7 +482,7 @@ fn message(body: &[u8]) -> String {
     }
 }
 
-fn failure(task: TaskId, status: &str, runs: &[Run]) -> GatewayError {
+pub(super) fn failure(task: TaskId, status: &str, runs: &[Run]) -> GatewayError {
     let failed =
         |run: &&Run| !matches!(run.status.as_deref(), Some("pending" | "initializing" | "active" | "completed"));
     let runs: Vec<FailedRun> = runs

@@ -31,6 +31,7 @@ use self::{
 use crate::maths::secret_sharing::Seed;
 
 pub mod control;
+pub(crate) mod fuzzing;
 pub mod gateway;
 mod http;
 mod inherited;

@@ -35,6 +35,7 @@ use crate::{
 
 mod channel;
 mod frame;
+pub(crate) mod fuzzing;
 mod network;
 mod peer;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use self::federation::Federation;
 
 mod federation;
+mod fuzz;
 
 const GBSG2: &str = include_str!("../../data/gbsg2.csv");
 const FORMULA: &str = "cens ~ age + tsize + pnodes + horTh";

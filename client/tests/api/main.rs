@@ -4,6 +4,7 @@
 
 mod cli;
 mod events;
+mod fuzz;
 mod researcher;
 mod rsa;
 mod server;

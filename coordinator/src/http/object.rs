@@ -6,6 +6,7 @@
 //! request says `Upload-Complete: ?1`. `Repr-Digest` (RFC 9530), where given, must be what arrived hashes to.
 
 mod download;
+pub(crate) mod fuzzing;
 mod range;
 mod upload;
 

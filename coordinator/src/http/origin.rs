@@ -120,7 +120,7 @@ fn wrong_elsewhere(told: &str, own: &Instance) -> Option<Vec<Key>> {
 
 /// The address for which a connection speaks. Each proxy adds, at the end, whom it heard from; what stands before the
 /// last one that is not ours anybody may have written.
-fn behind(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+pub(crate) fn behind(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let is_ours = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut speaker = peer.to_canonical();
     let told: Vec<&str> = headers

@@ -192,7 +192,7 @@ pub(super) fn read(path: &Path) -> Result<Batch, FileFault> {
     parse(&text).map_err(|why| FileFault::Invalid { path: path.into(), why })
 }
 
-fn parse(text: &str) -> Result<Batch, String> {
+pub(super) fn parse(text: &str) -> Result<Batch, String> {
     if text.trim().is_empty() {
         return Ok(Batch::default());
     }

@@ -5,6 +5,7 @@
 
 mod connections;
 mod forward;
+pub(crate) mod fuzzing;
 mod query;
 mod results;
 mod route;

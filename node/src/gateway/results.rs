@@ -230,7 +230,7 @@ fn lie(text: String) -> Failure {
 }
 
 /// Whether the runs listed are those of a subtask, each receiver's once.
-fn checked(
+pub(super) fn checked(
     task_id: TaskId,
     manifest: &TaskManifest,
     listed: &[Run],

@@ -31,14 +31,7 @@ use crate::{
 
 impl Gateway {
     pub(super) async fn create_subtask(&self, api: &Api, body: &[u8], key: Option<&str>) -> Result<Response, Failure> {
-        let mut new: NewTask =
-            serde_json::from_slice(body).map_err(|error| bad_request(format!("the task cannot be read: {error}")))?;
-        if new.organizations.is_empty() {
-            return Err(bad_request("Organizations missing from input"));
-        }
-        if new.manifest.is_some() {
-            return Err(bad_request("an algorithm does not sign its subtasks; its node does"));
-        }
+        let mut new = read(body)?;
         new.image.clone_from(&self.served.accepted.details.image);
         new.collaboration_id = Some(self.services.home.collaboration_id);
         let content = content_key(&new, key)?;
@@ -232,9 +225,22 @@ impl Drop for Busy<'_> {
     }
 }
 
+/// Reads what a run asks for.
+pub(super) fn read(body: &[u8]) -> Result<NewTask, Failure> {
+    let new: NewTask =
+        serde_json::from_slice(body).map_err(|error| bad_request(format!("the task cannot be read: {error}")))?;
+    if new.organizations.is_empty() {
+        return Err(bad_request("Organizations missing from input"));
+    }
+    if new.manifest.is_some() {
+        return Err(bad_request("an algorithm does not sign its subtasks; its node does"));
+    }
+    Ok(new)
+}
+
 /// Takes out every text of the run's own that the coordinator could read. What is asked of databases is compared with what
 /// the initiator signed, and inputs are sealed.
-fn conceal(new: &mut NewTask) {
+pub(super) fn conceal(new: &mut NewTask) {
     new.name = Some("subtask".into());
     new.description = None;
     // The coordinator takes the parent's store.
@@ -256,14 +262,14 @@ fn bad_request(text: impl Into<String>) -> Failure {
 }
 
 /// What tells subtasks apart: all that the run said, and the key it gave them if it did.
-fn content_key(new: &NewTask, key: Option<&str>) -> Result<Digest, Failure> {
+pub(super) fn content_key(new: &NewTask, key: Option<&str>) -> Result<Digest, Failure> {
     let mut bytes = serde_json::to_vec(new).map_err(|error| bad_request(error.to_string()))?;
     bytes.push(0);
     bytes.extend_from_slice(key.unwrap_or_default().as_bytes());
     Ok(Digest::of(&bytes))
 }
 
-fn method_of(content: &[u8], organization: OrganizationId) -> Result<String, Failure> {
+pub(super) fn method_of(content: &[u8], organization: OrganizationId) -> Result<String, Failure> {
     #[derive(Deserialize)]
     struct Input {
         method: String,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what fails is a fault of the test")]
 
 mod coordinator;
+mod fuzz;
 mod gateway;
 mod rsa;
 

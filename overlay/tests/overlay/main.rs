@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which the exemption for tests does not see")]
 
+mod fuzz;
 mod meshes;
 mod paths;
 mod support;

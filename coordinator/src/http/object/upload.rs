@@ -159,7 +159,7 @@ pub(super) async fn discard(mut caller: Caller, Id(id): Id<ObjectId>) -> Result<
 
 /// What the headers of an upload say.
 #[derive(Debug)]
-struct Ask {
+pub(super) struct Ask {
     /// Whether the request brings the upload's end; absent where the payload comes whole and cannot be gone on with.
     complete: Option<bool>,
     offset: Option<u64>,
@@ -169,7 +169,7 @@ struct Ask {
 }
 
 impl Ask {
-    fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+    pub(super) fn read(headers: &HeaderMap) -> Result<Self, Problem> {
         fn given<T>(
             headers: &HeaderMap,
             name: &'static str,
