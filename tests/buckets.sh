@@ -5,23 +5,21 @@
 #   tests/buckets.sh s3 gcs       # some of them
 #
 # Needs Python 3.10 or newer; for Azure, Node 20 or newer with npm. The first time it installs what the emulators need
-# into target/buckets, from the package indexes that pip and npm know. Root installs Debian's `python3-venv` if it is
-# missing.
+# into target/buckets, from the package indexes that pip and npm know. Root installs Debian's `python3-venv` and `npm` if
+# they are missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf 'buckets.sh: %s\n' "$*" >&2; }
+
+. tests/need.sh
 
 here=$PWD/tests/buckets
 home=$(mkdir -p "${CARGO_TARGET_DIR:-target}/buckets" && cd "${CARGO_TARGET_DIR:-target}/buckets" && pwd)
 python=$home/venv/bin/python
 azurite=3.35.0
 
-if ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
-    [ "$(id -u)" -eq 0 ] || { say "install Debian's package \`python3-venv\` first (as root this script does it)"; exit 1; }
-    DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >&2
-fi
+need python3-venv python3 -c 'import ensurepip, venv'
 if ! cmp -s "$here/requirements.txt" "$home/venv/installed.txt"; then
     say "making the virtual environment $home/venv"
     python3 -m venv --clear "$home/venv"
@@ -74,7 +72,7 @@ try() {
         export TWINMESH_TEST_BUCKET_OPTIONS="endpoint=$place allow_http=true region=us-east-1 access_key_id=somebody secret_access_key_file=$dir/secret"
         ;;
     azure)
-        command -v npm >/dev/null || { say "azurite needs Node and npm: install them, or name the other kinds"; exit 1; }
+        need npm npm --version
         if [ ! -x "$home/azurite-$azurite/node_modules/.bin/azurite-blob" ]; then
             say "installing azurite $azurite into $home/azurite-$azurite"
             npm install --prefix "$home/azurite-$azurite" --no-audit --no-fund --silent "azurite@$azurite" >&2

@@ -57,6 +57,24 @@ fn server() -> String {
     std::env::var(VARIABLE).unwrap()
 }
 
+/// Does something to a database that no coordinator has begun to use.
+pub(crate) async fn execute(directory: &Path, sql: String) {
+    match database(directory).await.url {
+        Some(url) => {
+            let mut connection = PgConnection::connect(url.reveal()).await.unwrap();
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        }
+        None => {
+            let file = directory.join("coordinator.sqlite");
+            let options = SqliteConnectOptions::new().filename(file).create_if_missing(true);
+            let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        }
+    }
+}
+
 /// One text of a coordinator's database.
 pub(crate) async fn text(directory: &Path, sql: &'static str) -> Option<String> {
     let row = match database(directory).await.url {

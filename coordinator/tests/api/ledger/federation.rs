@@ -139,6 +139,12 @@ impl Federation {
         Self::empty(directory, database, start, settings).await
     }
 
+    /// A coordinator on the database that a data directory has already.
+    pub(crate) async fn on(directory: TempDir) -> Self {
+        let database = database(directory.path()).await;
+        Self::empty(directory, database, START, |_| {}).await
+    }
+
     /// The same after its coordinator ended, with other settings.
     pub(crate) async fn reopened(self, settings: impl FnOnce(&mut Config)) -> Self {
         let Self { root, collaboration, members, clock, directory, coordinator, router } = self;

@@ -7,6 +7,7 @@ mod log;
 mod mail;
 mod metrics;
 pub(crate) mod tls;
+mod upgrade;
 
 use std::path::Path;
 use std::process::{Output, Stdio};
