@@ -90,7 +90,7 @@ pub fn envelope(data: &[u8]) {
     if let Ok(content) = envelopes::open_text(key, text) {
         assert!(std::str::from_utf8(&content).is_ok());
     }
-    let sealed = envelopes::seal(&key.public(), data).map(|sealed| envelopes::open(key, &sealed));
+    let sealed = envelopes::seal(key.public(), data).map(|sealed| envelopes::open(key, &sealed));
     assert_eq!(sealed.ok().and_then(Result::ok).as_deref(), Some(data), "what is sealed opens as it was");
 }
 

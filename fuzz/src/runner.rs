@@ -7,11 +7,14 @@ use std::path::Path;
 /// Mutations of each target: some seconds for all of a crate's.
 const MUTATIONS: usize = 3000;
 
+/// A target: its name, and what is thrown at.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// Throws everything at every target.
 ///
 /// # Panics
 /// When a target does, with what was thrown.
-pub fn run(targets: &[(&'static str, fn(&[u8]))]) {
+pub fn run(targets: &[Target]) {
     for (name, target) in targets {
         let seeds = seeds(name);
         assert!(!seeds.is_empty(), "{name} has seeds");

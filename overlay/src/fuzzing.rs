@@ -34,7 +34,7 @@ pub fn opening(bytes: &[u8], pinned: OrganizationPublicKey) {
     for input in [bytes.to_vec(), [length.as_slice(), bytes].concat()] {
         again::<Answer>(&input, MAX_ANSWER_BYTES);
         if let Some(opening) = again::<Opening>(&input, MAX_OPENING_BYTES) {
-            let meshes = meshes(&opening.mesh, pinned.clone());
+            let meshes = meshes(&opening.mesh, pinned);
             assert!(meshes.admit(nobody(), &opening, Time::from_micros(0)).is_err(), "nobody is let in");
         }
     }
