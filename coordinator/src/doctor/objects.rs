@@ -22,7 +22,7 @@ pub(super) async fn examine(patient: &Patient<'_>) -> Finding {
         Objects::open(&config.objects, &config.data_dir, true)?.try_out().await?;
         Ok::<_, ObjectsError>(())
     };
-let is_shared = config.database.url.is_some() || config.database.url_file.is_some();
+    let is_shared = config.database.url.is_some() || config.database.url_file.is_some();
     let Ok(tried) = tokio::time::timeout(PATIENCE, tried).await else {
         return Finding::bad(format!("it does not answer within {} s", PATIENCE.as_secs()), HINT);
     };
