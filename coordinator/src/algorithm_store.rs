@@ -221,7 +221,9 @@ impl StoreCaller {
         if store.forced {
             body["force"] = true.into();
         }
-        let answer = self.ask(store, Method::POST, "vantage6-server", &[], Some(&body), by).await?;
+        let request =
+            StoreRequest { body: Some(body), ..StoreRequest::new(store, by, Method::POST, "vantage6-server") };
+        let answer = self.ask(request).await?;
         match answer.status {
             StatusCode::OK | StatusCode::CREATED | StatusCode::ALREADY_REPORTED => Ok(()),
             StatusCode::FORBIDDEN if self.is_public(store, by).await => Ok(()),
@@ -234,8 +236,9 @@ impl StoreCaller {
     /// # Errors
     /// When the store cannot be asked or refuses.
     pub(crate) async fn unregister(&self, store: &StoreAddress, by: &OnBehalf) -> Result<(), StoreCallError> {
-        let query = [("url", by.server_url.as_str())];
-        let answer = self.ask(store, Method::GET, "vantage6-server", &query, None, by).await?;
+        let query = Some(("url", by.server_url.as_str()));
+        let request = StoreRequest { query, ..StoreRequest::new(store, by, Method::GET, "vantage6-server") };
+        let answer = self.ask(request).await?;
         match answer.status {
             StatusCode::OK => {}
             StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => return Ok(()),
@@ -245,7 +248,8 @@ impl StoreCaller {
         let listed = answer.body.as_array().or_else(|| answer.body["data"].as_array());
         for id in listed.into_iter().flatten().filter_map(|server| server["id"].as_i64()) {
             let path = format!("vantage6-server/{id}");
-            let answer = self.ask(store, Method::DELETE, &path, &query, None, by).await?;
+            let request = StoreRequest { query, ..StoreRequest::new(store, by, Method::DELETE, &path) };
+            let answer = self.ask(request).await?;
             if !answer.status.is_success() && answer.status != StatusCode::NOT_FOUND {
                 return Err(answer.refusal());
             }
@@ -263,7 +267,9 @@ impl StoreCaller {
         image: &str,
         by: &OnBehalf,
     ) -> Result<String, StoreCallError> {
-        let answer = self.ask(store, Method::GET, "algorithm", &[("image", image)], None, by).await?;
+        let query = Some(("image", image));
+        let request = StoreRequest { query, ..StoreRequest::new(store, by, Method::GET, "algorithm") };
+        let answer = self.ask(request).await?;
         if answer.status != StatusCode::OK {
             return Err(answer.refusal());
         }
@@ -272,7 +278,7 @@ impl StoreCaller {
 
     /// Whether a store shows its algorithms to everybody.
     async fn is_public(&self, store: &StoreAddress, by: &OnBehalf) -> bool {
-        match self.ask(store, Method::GET, "policy/public", &[], None, by).await {
+        match self.ask(StoreRequest::new(store, by, Method::GET, "policy/public")).await {
             Ok(answer) => answer.status == StatusCode::OK && answer.body["algorithm_view"] == "public",
             Err(error) => {
                 tracing::debug!("cannot see whether the algorithm store is public: {error}");
@@ -281,20 +287,11 @@ impl StoreCaller {
         }
     }
 
-    async fn ask(
-        &self,
-        store: &StoreAddress,
-        method: Method,
-        path: &str,
-        query: &[(&str, &str)],
-        body: Option<&Value>,
-        by: &OnBehalf,
-    ) -> Result<StoreAnswer, StoreCallError> {
+    async fn ask(&self, request: StoreRequest<'_>) -> Result<StoreAnswer, StoreCallError> {
         // One deadline for all of it, the name's look-up too.
         let timeout = self.config.timeout.0;
-        let url = store.to_string();
-        let asked = tokio::time::timeout(timeout, self.ask_now(store, method, path, query, body, by, timeout));
-        match asked.await {
+        let url = request.store.to_string();
+        match tokio::time::timeout(timeout, self.ask_now(request, timeout)).await {
             Ok(answer) => answer,
             Err(_) => {
                 let late = std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {timeout:?}"));
@@ -303,22 +300,13 @@ impl StoreCaller {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a request has these parts")]
-    async fn ask_now(
-        &self,
-        store: &StoreAddress,
-        method: Method,
-        path: &str,
-        query: &[(&str, &str)],
-        body: Option<&Value>,
-        by: &OnBehalf,
-        timeout: Duration,
-    ) -> Result<StoreAnswer, StoreCallError> {
+    async fn ask_now(&self, request: StoreRequest<'_>, timeout: Duration) -> Result<StoreAnswer, StoreCallError> {
+        let StoreRequest { store, by, method, path, query, body } = request;
         let unreachable = |source: UnreachableCause| StoreCallError::Unreachable { url: store.to_string(), source };
         let client = self.client(store, timeout).await?;
         let url = format!("{store}/{path}");
         let bearer = HeaderValue::try_from(format!("Bearer {}", by.bearer.reveal())).ok();
-        let mut request = client.request(method, url).query(query);
+        let mut request = client.request(method, url).query(query.as_slice());
         if let Some(mut bearer) = bearer {
             bearer.set_sensitive(true);
             request = request.header(AUTHORIZATION, bearer);
@@ -327,7 +315,7 @@ impl StoreCaller {
             request = request.header(name, &by.server_url);
         }
         if let Some(body) = body {
-            request = request.json(body);
+            request = request.json(&body);
         }
         let response = request.send().await.map_err(|error| unreachable(error.without_url().into()))?;
         let status = response.status();
@@ -368,6 +356,23 @@ impl StoreCaller {
             builder = builder.tls_certs_merge(self.authorities.iter().cloned());
         }
         builder.build().map_err(|error| unreachable(error.into()))
+    }
+}
+
+/// What a store is asked.
+#[derive(Debug)]
+struct StoreRequest<'a> {
+    store: &'a StoreAddress,
+    by: &'a OnBehalf,
+    method: Method,
+    path: &'a str,
+    query: Option<(&'a str, &'a str)>,
+    body: Option<Value>,
+}
+
+impl<'a> StoreRequest<'a> {
+    fn new(store: &'a StoreAddress, by: &'a OnBehalf, method: Method, path: &'a str) -> Self {
+        Self { store, by, method, path, query: None, body: None }
     }
 }
 
