@@ -1,9 +1,10 @@
 //! Decoders that see the network, for those who throw anything at them. Not part of the interface.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use twinmesh_protocol::time::Time;
-use twinmesh_protocol::wire::{NewPeer, NewRole, NewTask, NewUser, RunPatch};
+use twinmesh_protocol::wire::{ColumnRequest, NewPeer, NewRole, NewTask, NewUser, NodeDetails, RunPatch};
 
 use crate::algorithm_store;
 use crate::authn::password::{check_hash, check_policy};
@@ -11,9 +12,11 @@ use crate::authn::secret;
 use crate::authn::token::Tokens;
 use crate::authn::two_factor::{Enrolled, SecondFactor, SharedSecret, Verdict};
 use crate::config::{Config, Span};
+use crate::http::body::read;
 use crate::http::page::PageRequest;
 use crate::http::params::Params;
 use crate::http::{self, event};
+use crate::limits::{Bounded, faults};
 
 /// A request's query, and where in the log its caller left off.
 pub fn query(text: &str) {
@@ -35,12 +38,18 @@ pub fn query(text: &str) {
 
 /// A request's body.
 pub fn body(bytes: &[u8]) {
-    use crate::http::body::read;
-    let _ = read::<NewTask>(bytes);
-    let _ = read::<RunPatch>(bytes);
-    let _ = read::<NewUser>(bytes);
-    let _ = read::<NewRole>(bytes);
-    let _ = read::<NewPeer>(bytes);
+    fn decode<T: DeserializeOwned + Bounded>(bytes: &[u8]) {
+        if let Ok(body) = read::<T>(bytes) {
+            let _ = faults(&body);
+        }
+    }
+    decode::<NewTask>(bytes);
+    decode::<ColumnRequest>(bytes);
+    decode::<RunPatch>(bytes);
+    decode::<NewUser>(bytes);
+    decode::<NewRole>(bytes);
+    decode::<NewPeer>(bytes);
+    decode::<NodeDetails>(bytes);
     let _ = read::<Value>(bytes);
 }
 

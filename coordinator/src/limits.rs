@@ -72,8 +72,10 @@ pub(crate) const USERNAME: Limit = Limit::between(3, 128);
 pub(crate) const EMAIL: Limit = Limit::between(3, 256);
 /// By which name somebody logs in (contract A.2.1).
 pub(crate) const LOGIN_NAME: Limit = Limit::between(1, 128);
-/// By which name or address somebody is looked for; clients leave one of them empty.
-pub(crate) const LOST_NAME: Limit = Limit::up_to(256);
+/// By which address somebody is looked for; clients leave it empty when they give a name.
+pub(crate) const LOST_EMAIL: Limit = Limit::up_to(256);
+/// By which name somebody is looked for.
+pub(crate) const LOST_NAME: Limit = Limit::up_to(128);
 /// Passwords that somebody logs in with, whatever the policy was when they were set (contract A.2.1).
 pub(crate) const PASSWORD: Limit = Limit::between(1, 128);
 /// New passwords (contract A.3).

@@ -1,13 +1,16 @@
 //! Where a request comes from, and how often it may guess.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, FromRequestParts};
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use tokio::sync::broadcast::error::RecvError;
 use twinmesh_protocol::time::Time;
+use utoipa::IntoResponses;
+use utoipa::openapi::{RefOr, Response, ResponseBuilder};
 
 use super::AppState;
 use super::event::presence::Instance;
@@ -17,16 +20,20 @@ use crate::config::Network;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// Where a request comes from; nobody knows for one that came by no network.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Origin {
+/// Somebody who is about to show a secret, and where they come from; nobody knows for a request that came by no network.
+#[derive(Debug)]
+pub(crate) struct Stranger {
     address: Option<IpAddr>,
+    /// This request's instant.
+    pub(crate) now: Time,
+    pub(crate) state: AppState,
 }
 
-impl Origin {
+impl Stranger {
     /// Begins to check a secret: charges a guess to the origin and, where it is for one, to the account by the name it
     /// is asked for.
-    pub(crate) fn guess(self, state: &AppState, account: Option<&str>, now: Time) -> Result<Guess, Problem> {
+    pub(crate) fn guess(&self, account: Option<&str>) -> Result<Guess, Problem> {
+        let (state, now) = (&self.state, self.now);
         let keys: Vec<Key> = self.address.map(Key::address).into_iter().chain(account.map(Key::account)).collect();
         match state.limiter().charge(&keys, now) {
             Ok(()) => Ok(Guess { state: state.clone(), keys, now }),
@@ -38,12 +45,23 @@ impl Origin {
     }
 }
 
-impl FromRequestParts<AppState> for Origin {
+impl FromRequestParts<AppState> for Stranger {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Infallible> {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
-        Ok(Self { address: peer.map(|peer| behind(peer, &parts.headers, state.trusted_proxies())) })
+        let address = peer.map(|peer| behind(peer, &parts.headers, state.trusted_proxies()));
+        Ok(Self { address, now: state.now(), state: state.clone() })
+    }
+}
+
+/// The answer to whoever has guessed too often, for declarations.
+pub(crate) struct TooManyGuesses;
+
+impl IntoResponses for TooManyGuesses {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let response = ResponseBuilder::new().description("Too many wrong passwords, keys or codes");
+        BTreeMap::from([(StatusCode::TOO_MANY_REQUESTS.as_str().into(), response.build().into())])
     }
 }
 

@@ -2,7 +2,6 @@
 //! renewed in [`super::node`].
 
 use axum::Json;
-use axum::extract::State;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -12,7 +11,7 @@ use super::AppState;
 use super::answer::Message;
 use super::body::Body;
 use super::log_in::{Proof, Wanted, prove};
-use super::origin::Origin;
+use super::origin::{Stranger, TooManyGuesses};
 use super::problem::Problem;
 use super::token::{SetUp, failed_log_in, set_up};
 use crate::authn::password::check_policy;
@@ -48,7 +47,7 @@ struct PasswordLost {
 }
 
 bounded!(PasswordLost as "PasswordLost" {
-    email: LOST_NAME;
+    email: LOST_EMAIL;
     username: LOST_NAME;
 });
 
@@ -56,22 +55,15 @@ bounded!(PasswordLost as "PasswordLost" {
 #[utoipa::path(
     post, path = "/recover/lost", tag = "recover",
     request_body = PasswordLost,
-    responses(
-        (status = 200, body = Message),
-        (status = 429, description = "Too many wrong passwords, keys or codes"),
-    ),
+    responses((status = 200, body = Message), TooManyGuesses),
     security(()),
 )]
 #[tracing::instrument(name = "http.recover.password_lost", skip_all)]
-async fn password_lost(
-    State(state): State<AppState>,
-    origin: Origin,
-    Body(body): Body<PasswordLost>,
-) -> Result<Json<Message>, Problem> {
-    let now = state.now();
+async fn password_lost(stranger: Stranger, Body(body): Body<PasswordLost>) -> Result<Json<Message>, Problem> {
+    let (state, now) = (&stranger.state, stranger.now);
     let (login, name) = login(body.username.as_deref(), body.email.as_deref())?;
     // Whatever comes of it counts: each may be a mail.
-    origin.guess(&state, Some(name), now)?;
+    stranger.guess(Some(name))?;
     let known = {
         let mut tx = state.store().read().await?;
         store::user::credentials_fetch(tx.conn(), login).await?
@@ -106,23 +98,16 @@ bounded!(PasswordReset as "PasswordReset" {
 #[utoipa::path(
     post, path = "/recover/reset", tag = "recover",
     request_body = PasswordReset,
-    responses(
-        (status = 200, body = Message),
-        (status = 429, description = "Too many wrong passwords, keys or codes"),
-    ),
+    responses((status = 200, body = Message), TooManyGuesses),
     security(()),
 )]
 #[tracing::instrument(name = "http.recover.password_reset", skip_all)]
-async fn password_reset(
-    State(state): State<AppState>,
-    origin: Origin,
-    Body(body): Body<PasswordReset>,
-) -> Result<Json<Message>, Problem> {
-    let now = state.now();
+async fn password_reset(stranger: Stranger, Body(body): Body<PasswordReset>) -> Result<Json<Message>, Problem> {
+    let (state, now) = (&stranger.state, stranger.now);
     let token = token_hash(&body.reset_token);
     let password = body.password.reveal();
     check_policy(password).map_err(|why| Problem::bad_request("weak_password", why.to_string()))?;
-    let guess = origin.guess(&state, None, now)?;
+    let guess = stranger.guess(None)?;
     {
         // Asked before the hash, so that nobody makes us work without a token.
         let mut tx = state.store().read().await?;
@@ -155,7 +140,7 @@ struct SecondFactorLost {
 
 bounded!(SecondFactorLost as "SecondFactorLost" {
     username: LOST_NAME;
-    email: LOST_NAME;
+    email: LOST_EMAIL;
     password: PASSWORD;
 });
 
@@ -166,24 +151,20 @@ bounded!(SecondFactorLost as "SecondFactorLost" {
     responses(
         (status = 200, body = Message),
         (status = 401, description = "Wrong password, no such user, or too many tries"),
-        (status = 429, description = "Too many wrong passwords, keys or codes"),
+        TooManyGuesses,
     ),
     security(()),
 )]
 #[tracing::instrument(name = "http.recover.second_factor_lost", skip_all)]
-async fn second_factor_lost(
-    State(state): State<AppState>,
-    origin: Origin,
-    Body(body): Body<SecondFactorLost>,
-) -> Result<Json<Message>, Problem> {
-    let now = state.now();
+async fn second_factor_lost(stranger: Stranger, Body(body): Body<SecondFactorLost>) -> Result<Json<Message>, Problem> {
+    let (state, now) = (&stranger.state, stranger.now);
     let (login, name) = login(body.username.as_deref(), body.email.as_deref())?;
     if !state.recovery().by_mail {
         let text = "This server sends no mail: ask an administrator to reset your two-factor authentication";
         return Err(Problem::bad_request("no_mail", text));
     }
-    let guess = origin.guess(&state, Some(name), now)?;
-    let id = match prove(&state, login, body.password.reveal(), Wanted::PasswordOnly, now).await? {
+    let guess = stranger.guess(Some(name))?;
+    let id = match prove(state, login, body.password.reveal(), Wanted::PasswordOnly, now).await? {
         Proof::PasswordKnown { id } => id,
         Proof::Refused | Proof::WrongCode | Proof::CodeDue | Proof::SetUp { .. } | Proof::Right { .. } => {
             return Err(failed_log_in());
@@ -218,26 +199,19 @@ pub(crate) const LIMITS: &[Described] = &[
 #[utoipa::path(
     post, path = "/recover/2fa/reset", tag = "recover",
     request_body = SecondFactorReset,
-    responses(
-        (status = 200, body = SetUp),
-        (status = 429, description = "Too many wrong passwords, keys or codes"),
-    ),
+    responses((status = 200, body = SetUp), TooManyGuesses),
     security(()),
 )]
 #[tracing::instrument(name = "http.recover.second_factor_reset", skip_all)]
-async fn second_factor_reset(
-    State(state): State<AppState>,
-    origin: Origin,
-    Body(body): Body<SecondFactorReset>,
-) -> Result<Json<SetUp>, Problem> {
-    let now = state.now();
+async fn second_factor_reset(stranger: Stranger, Body(body): Body<SecondFactorReset>) -> Result<Json<SetUp>, Problem> {
+    let (state, now) = (&stranger.state, stranger.now);
     let token = token_hash(&body.reset_token);
-    let guess = origin.guess(&state, None, now)?;
+    let guess = stranger.guess(None)?;
     let mut tx = state.store().write().await?;
     let id = recovery_redeem(&mut tx, &token, Purpose::TwoFactor, now).await?.ok_or_else(invalid_token)?;
     let known = store::user::credentials_fetch(tx.conn(), Login::Id(id)).await?.ok_or_else(invalid_token)?;
     let secret = SharedSecret::new();
-    let answer = set_up(&state, &secret, &known.username)?;
+    let answer = set_up(state, &secret, &known.username)?;
     store::user::second_factor_replace(&mut tx, id, &secret).await?;
     store::user::log_ins_end(&mut tx, id).await?;
     tx.commit().await?;

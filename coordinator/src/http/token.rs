@@ -16,7 +16,7 @@ use super::AppState;
 use super::body::Body;
 use super::caller::{Caller, bearer};
 use super::log_in::{Proof, Wanted, prove};
-use super::origin::Origin;
+use super::origin::{Stranger, TooManyGuesses};
 use super::problem::Problem;
 use crate::authn::secret;
 use crate::authn::token::{ClientType, Subject, TokenError};
@@ -130,21 +130,17 @@ pub(crate) fn set_up(state: &AppState, secret: &SharedSecret, username: &str) ->
     responses(
         (status = 200, body = LogIn),
         (status = 401, description = "Wrong password or code, no such user, or too many tries"),
-        (status = 429, description = "Too many wrong passwords, keys or codes"),
+        TooManyGuesses,
     ),
     security(()),
 )]
 #[tracing::instrument(name = "http.token.user", skip_all)]
-async fn log_in_user(
-    axum::extract::State(state): axum::extract::State<AppState>,
-    origin: Origin,
-    Body(body): Body<UserLogIn>,
-) -> Result<Response, Problem> {
-    let now = state.now();
+async fn log_in_user(stranger: Stranger, Body(body): Body<UserLogIn>) -> Result<Response, Problem> {
+    let (state, now) = (&stranger.state, stranger.now);
     let code = body.mfa_code.and_then(Code::read);
-    let guess = origin.guess(&state, Some(&body.username), now)?;
+    let guess = stranger.guess(Some(&body.username))?;
     let (login, wanted) = (Login::Username(&body.username), Wanted::LogIn { code: code.as_deref() });
-    match prove(&state, login, body.password.reveal(), wanted, now).await? {
+    match prove(state, login, body.password.reveal(), wanted, now).await? {
         Proof::Refused | Proof::PasswordKnown { .. } => Err(failed_log_in()),
         Proof::WrongCode => {
             let text = "Your two-factor authentication code is incorrect!";
@@ -155,9 +151,9 @@ async fn log_in_user(
             let msg = "Please include your two-factor authentication code";
             Ok(Json(CodeDue { msg }).into_response())
         }
-        Proof::SetUp { secret, username } => Ok(Json(set_up(&state, &secret, &username)?).into_response()),
+        Proof::SetUp { secret, username } => Ok(Json(set_up(state, &secret, &username)?).into_response()),
         Proof::Right { id, mut tx } => {
-            let answer = issue(&state, &mut tx, ClientType::User, id.get(), None, now).await?;
+            let answer = issue(state, &mut tx, ClientType::User, id.get(), None, now).await?;
             tx.commit().await?;
             guess.was_right();
             tracing::info!(user.id = %id, "user logged in");
@@ -190,25 +186,21 @@ pub(crate) const LIMITS: &[Described] = &[described::<UserLogIn>(), described::<
     responses(
         (status = 200, body = TokenPair),
         (status = 401, description = "Not with these"),
-        (status = 429, description = "Too many wrong passwords, keys or codes"),
+        TooManyGuesses,
     ),
     security(()),
 )]
 #[tracing::instrument(name = "http.token.node", skip_all)]
-async fn log_in_node(
-    axum::extract::State(state): axum::extract::State<AppState>,
-    origin: Origin,
-    Body(body): Body<NodeLogIn>,
-) -> Result<Response, Problem> {
-    let now = state.now();
+async fn log_in_node(stranger: Stranger, Body(body): Body<NodeLogIn>) -> Result<Response, Problem> {
+    let (state, now) = (&stranger.state, stranger.now);
     let key = Uuid::parse_str(body.api_key.reveal()).map_err(|_| Problem::field("api_key", "Not a valid UUID."))?;
     let hash = secret::hash(&key.to_string());
-    let guess = origin.guess(&state, None, now)?;
+    let guess = stranger.guess(None)?;
     let mut tx = state.store().write().await?;
     let Some(id) = store::node::node_by_api_key(tx.conn(), &hash).await? else {
         return Err(Problem::unauthorized("unknown_api_key", "Api key is not recognized!"));
     };
-    let answer = issue(&state, &mut tx, ClientType::Node, id.get(), None, now).await?;
+    let answer = issue(state, &mut tx, ClientType::Node, id.get(), None, now).await?;
     tx.commit().await?;
     guess.was_right();
     tracing::info!(node.id = %id, "node logged in");
@@ -218,20 +210,13 @@ async fn log_in_node(
 /// Turns a refresh token into a new pair. Each is good once; a second use ends everything that came of its log-in.
 #[utoipa::path(
     post, path = "/token/refresh", tag = "token",
-    responses(
-        (status = 200, body = TokenPair),
-        (status = 429, description = "Too many wrong passwords, keys or codes"),
-    ),
+    responses((status = 200, body = TokenPair), TooManyGuesses),
     security(("refresh" = [])),
 )]
 #[tracing::instrument(name = "http.token.refresh", skip_all)]
-async fn refresh(
-    axum::extract::State(state): axum::extract::State<AppState>,
-    origin: Origin,
-    parts: request::Parts,
-) -> Result<Response, Problem> {
-    let now = state.now();
-    let guess = origin.guess(&state, None, now)?;
+async fn refresh(stranger: Stranger, parts: request::Parts) -> Result<Response, Problem> {
+    let (state, now) = (&stranger.state, stranger.now);
+    let guess = stranger.guess(None)?;
     let verified = state.tokens().verify_refresh(bearer(&parts)?, now);
     // What we signed was not guessed.
     if !matches!(verified, Err(TokenError::Signature | TokenError::Malformed)) {
@@ -246,7 +231,7 @@ async fn refresh(
             if gone {
                 return Err(used_refresh_token());
             }
-            let answer = issue(&state, &mut tx, kind, id, Some(&family), now).await?;
+            let answer = issue(state, &mut tx, kind, id, Some(&family), now).await?;
             tx.commit().await?;
             Ok(answer)
         }

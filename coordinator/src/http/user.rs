@@ -20,7 +20,7 @@ use super::body::{Body, check_length};
 use super::caller::{Caller, Visitor};
 use super::log_in::{Proof, Wanted, prove};
 use super::openapi::sortable;
-use super::origin::Origin;
+use super::origin::{Stranger, TooManyGuesses};
 use super::page::PageRequest;
 use super::params::Params;
 use super::path::Id;
@@ -349,16 +349,13 @@ pub(crate) const LIMITS: &[Described] = &[described::<Change>(), described::<Pas
 #[utoipa::path(
     patch, path = "/password/change", tag = "user",
     request_body = PasswordChange,
-    responses(
-        (status = 200, body = Message),
-        (status = 429, description = "Too many wrong passwords, keys or codes"),
-    ),
+    responses((status = 200, body = Message), TooManyGuesses),
     security(("user" = [])),
 )]
 #[tracing::instrument(name = "http.user.change_password", skip_all)]
 async fn change_password(
     visitor: Visitor,
-    origin: Origin,
+    stranger: Stranger,
     Body(change): Body<PasswordChange>,
 ) -> Result<Json<Message>, Problem> {
     let caller = visitor.begin_read().await?;
@@ -369,7 +366,7 @@ async fn change_password(
     let (current, new) = (change.current_password.reveal(), change.new_password.reveal());
     check_policy(new).map_err(|why| Problem::bad_request("weak_password", why.to_string()))?;
     let (state, now) = (&visitor.state, visitor.now);
-    let guess = origin.guess(state, Some(&format!("user {id}")), now)?;
+    let guess = stranger.guess(Some(&format!("user {id}")))?;
     match prove(state, Login::Id(id), current, Wanted::Password, now).await? {
         Proof::Right { tx, .. } => tx.commit().await?,
         Proof::Refused | Proof::WrongCode | Proof::CodeDue | Proof::PasswordKnown { .. } | Proof::SetUp { .. } => {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::document::document;
-use super::operation::{Ask, Operation, table};
+use super::operation::{Ask, Operation, PUBLIC, table};
 use super::world::{ROLES, World};
 
 /// Texts that only the whole request bounds: payloads, and what runs print.
@@ -136,6 +136,29 @@ async fn what_the_document_bounds_is_refused_beyond_and_named() {
         }
     }
     assert!(tried > 60, "{tried}");
+}
+
+#[tokio::test]
+async fn what_strangers_send_is_bounded_as_well() {
+    let federation = crate::ledger::federation::Federation::new(1, false).await;
+    let document = document(&federation).await;
+    let mut tried = 0;
+    for (method, path) in PUBLIC {
+        let described = &document["paths"][path][method.as_str().to_lowercase()];
+        let schema = resolve(&document, &described["requestBody"]["content"]["application/json"]["schema"]);
+        for (property, bounds) in schema["properties"].as_object().into_iter().flatten() {
+            let most = bounds["maxLength"].as_u64().unwrap();
+            let required = schema["required"].as_array().into_iter().flatten();
+            let mut body: Value = required.map(|name| (name.as_str().unwrap().to_owned(), json!("x"))).collect();
+            body[property] = "x".repeat(usize::try_from(most).unwrap() + 1).into();
+            let ask = federation.ask(method.clone(), path.trim_start_matches("/api"), None, Some(body), &[]);
+            let answer = ask.await.expect(400);
+            let is_policy = answer["code"] == "weak_password" && property == "password";
+            assert!(answer["errors"][property].is_array() || is_policy, "{path} {property}: {answer}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 9, "{tried}");
 }
 
 /// What is refused by a decision of its own, which may come after others.
