@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::AppState;
 use super::answer::Message;
-use super::body::{Body, check_name};
+use super::body::{Body, changed_name, check_name};
 use super::caller::{Caller, Visitor, bearer_in};
 use super::openapi::sortable;
 use super::page::PageRequest;
@@ -216,8 +216,7 @@ async fn update(
         caller.permit::<LinkAlgorithmStore>(collaboration, &changed(collaboration))?;
         check_unlinked(&mut caller, &record.url, collaboration, Some(id)).await?;
     }
-    let name = change.name.unwrap_or(record.name);
-    check_name("name", &name)?;
+    let name = changed_name(change.name, record.name)?;
     store::algorithm_store_update(&mut caller.tx, permit, &name, &record.url, collaboration).await?;
     let record = find(&mut caller, id).await?;
     let answer = algorithm_store(&caller.state, record);

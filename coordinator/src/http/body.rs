@@ -112,6 +112,11 @@ pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Problem> {
     Ok(())
 }
 
+/// The name that something has after a change: what is given is checked, what was there stays as it is.
+pub(crate) fn changed_name(given: Option<String>, before: String) -> Result<String, Problem> {
+    given.map_or(Ok(before), |name| check_name("name", &name).map(|()| name))
+}
+
 /// Checks the length of a text in characters.
 pub(crate) fn check_length(field: &str, text: &str, limit: Limit) -> Result<(), Problem> {
     limit.fault(&text).map_or(Ok(()), |fault| Err(Problem::field(field, fault)))

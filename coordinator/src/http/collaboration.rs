@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::AppState;
 use super::answer::Message;
-use super::body::{Body, IdBody, check_name};
+use super::body::{Body, IdBody, changed_name, check_name};
 use super::caller::Caller;
 use super::openapi::sortable;
 use super::page::PageRequest;
@@ -202,8 +202,7 @@ async fn update(
     let record = find(&mut caller, id).await?;
     let target = Target::collaboration(id);
     let permit = caller.permit::<EditCollaboration>(id, &target)?;
-    let name = change.name.unwrap_or(record.name);
-    check_name("name", &name)?;
+    let name = changed_name(change.name, record.name)?;
     check_name_free(&mut caller, &name, Some(id)).await?;
     if let Some(ids) = &change.organization_ids {
         let permit = caller.permit::<ReplaceMembers>(id, &target)?;

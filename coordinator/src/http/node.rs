@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use super::AppState;
 use super::answer::Message;
-use super::body::{Body, IdBody, check_name};
+use super::body::{Body, IdBody, changed_name, check_name};
 use super::caller::Caller;
 use super::openapi::sortable;
 use super::page::PageRequest;
@@ -226,8 +226,7 @@ async fn update(mut caller: Caller, Id(id): Id<NodeId>, Body(change): Body<Chang
             return Err(Problem::field(field, "Cannot be changed: create another node instead."));
         }
     }
-    let name = change.name.unwrap_or(record.name);
-    check_name("name", &name)?;
+    let name = changed_name(change.name, record.name)?;
     check_name_free(&mut caller, &name, Some(id)).await?;
     let ip = if change.clear_ip == Some(true) { None } else { change.ip.map(|ip| ip.to_string()).or(record.ip) };
     store::node_update(&mut caller.tx, permit, &name, ip.as_deref()).await?;

@@ -226,8 +226,10 @@ async fn update(mut caller: Caller, Id(id): Id<RoleId>, Body(change): Body<Chang
     let target = target(&mut caller, &record).await?;
     let permit = caller.permit::<EditRole>(id, &target)?;
     let organization = owner(&record)?;
+    if let Some(name) = &change.name {
+        check_role_name(&mut caller, name, organization, Some(id)).await?;
+    }
     let name = change.name.unwrap_or(record.name);
-    check_role_name(&mut caller, &name, organization, Some(id)).await?;
     let description = change.description.or(record.description);
     let rules = match &change.rules {
         Some(rules) => Some(grant(&caller.actor, record.rules, read_rules(rules)?)?),

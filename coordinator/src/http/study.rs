@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::AppState;
 use super::answer::Message;
-use super::body::{Body, IdBody, check_name};
+use super::body::{Body, IdBody, changed_name, check_name};
 use super::caller::Caller;
 use super::collaboration::read_organizations;
 use super::openapi::sortable;
@@ -176,8 +176,7 @@ pub(crate) const LIMITS: &[Described] = &[described::<Change>()];
 async fn update(mut caller: Caller, Id(id): Id<StudyId>, Body(change): Body<Change>) -> Result<Json<Study>, Problem> {
     let record = find(&mut caller, id).await?;
     let permit = caller.permit::<EditStudy>(id, &target(&record))?;
-    let name = change.name.unwrap_or_else(|| record.name.clone());
-    check_name("name", &name)?;
+    let name = changed_name(change.name, record.name.clone())?;
     check_name_free(&mut caller, &name, Some(id)).await?;
     let members = match &change.organization_ids {
         Some(ids) => read_organizations(ids)?,

@@ -75,6 +75,7 @@ pub(crate) const SORTABLE: &[(&str, &str)] = &[
     ("lastname", "user_account.lastname"),
     ("email", "user_account.email"),
     ("organization_id", "user_account.organization_id"),
+    ("ip", "authenticatable.ip"),
     ("last_seen", "authenticatable.last_seen"),
     ("status", "authenticatable.status"),
 ];

@@ -81,6 +81,30 @@ async fn a_collaboration_lists_and_nests_its_organizations() {
 }
 
 #[tokio::test]
+async fn a_change_leaves_a_name_alone_that_it_does_not_mention() {
+    let federation = Federation::new(1, false).await;
+    let root = federation.root.as_str();
+    let long = |letter: &str| letter.repeat(128);
+    let organization = id(&federation.post(root, "/organization", json!({"name": long("o")})).await.expect(201));
+    let body = json!({"name": long("c"), "organization_ids": [organization], "encrypted": false});
+    let collaboration = id(&federation.post(root, "/collaboration", body).await.expect(200));
+    let body = json!({"collaboration_id": collaboration, "organization_id": organization});
+    let node = federation.post(root, "/node", body).await.expect(201);
+    // Nobody chose it, so it may be longer than what people may choose.
+    let name = format!("{} - {} Node", long("o"), long("c"));
+    assert_eq!(node["name"], name);
+    let path = format!("/node/{}", id(&node));
+    let changed = federation.patch(root, &path, json!({"ip": "192.0.2.1"})).await.expect(200);
+    assert_eq!((&changed["name"], &changed["ip"]), (&json!(name), &json!("192.0.2.1")));
+    for name in ["", "7", &"x".repeat(129)] {
+        let refused = federation.patch(root, &path, json!({"name": name})).await.expect(400);
+        assert!(refused["errors"]["name"][0].is_string(), "{refused}");
+    }
+    let path = format!("/collaboration/{collaboration}");
+    assert_eq!(federation.patch(root, &path, json!({"encrypted": true})).await.expect(200)["name"], long("c"));
+}
+
+#[tokio::test]
 async fn false_as_text_deletes_no_dependents() {
     let federation = Federation::new(1, false).await;
     let root = federation.root.as_str();

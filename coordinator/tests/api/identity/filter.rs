@@ -224,6 +224,7 @@ async fn users_are_narrowed() {
         ("/user?collaboration_id=1", &[2, 4, 6]),
         ("/user?sort=-username", &[1, 6, 4, 2, 8]),
         ("/user?sort=-organization_id,id", &[8, 6, 4, 2, 1]),
+        ("/user?sort=ip,email,-id&per_page=1&page=9", &[]),
     ];
     check(&federation, root, lists).await;
     let researcher = &federation.members[0].researcher;
