@@ -17,12 +17,14 @@ use crate::http::page::PageRequest;
 use crate::http::params::{Params, invalid};
 use crate::http::problem::Problem;
 use crate::http::{result, task};
+use crate::limits::RECEIVERS;
 use crate::store;
 use crate::store::filter::Filter;
 use crate::store::run::{IS_OPEN, RunRecord, SORTABLE};
 
-/// How many runs or results of one task are listed at once when nobody asked for pages (contract F.1-2).
-const ALL: i64 = 1000;
+/// How many runs or results of one task are listed at once when nobody asked for pages (contract F.1-2): all that a task
+/// can have, since whoever goes on to a second page asks for it without the size of the first.
+const ALL: i64 = RECEIVERS.max as i64;
 
 /// What narrows lists of runs and of results. [`Params`] reads it; this declares it.
 #[derive(IntoParams)]
