@@ -33,7 +33,7 @@ use crate::config::{Config, Secret};
 use crate::files;
 use crate::house::House;
 use crate::http::body::check_name;
-use crate::limits::NAME;
+use crate::limits::{self, Bounded, NAME};
 use crate::store::algorithm_store::NewLink;
 use crate::store::operator as find;
 use crate::store::organization::{NewKey, OrganizationDetails};
@@ -250,6 +250,7 @@ impl Import<'_> {
             }
             None => {
                 check("name", name)?;
+                check_lengths(given)?;
                 let details = OrganizationDetails {
                     name: name.clone(),
                     domain: given.domain.clone(),
@@ -286,6 +287,7 @@ impl Import<'_> {
             return Ok(());
         }
         check("name", name)?;
+        check_lengths(given)?;
         let rules = rules(&given.rules)?;
         self.role_insert(organization, name, given.description.as_deref(), rules).await?;
         Ok(())
@@ -312,6 +314,7 @@ impl Import<'_> {
             return Ok(());
         }
         check("username", name)?;
+        check_lengths(given)?;
         let email = given.email.as_deref().filter(|email| !email.is_empty());
         if store::user::user_names_taken(self.tx.conn(), name, email, None).await?.is_some() {
             bail!("another user has the same `email`");
@@ -441,7 +444,9 @@ impl Import<'_> {
             self.note(Outcome::Kept, "node", known.map_or(name, |node| node.name));
             return Ok(());
         }
-        check("node_name", &name)?;
+        if let Some(name) = &given.node_name {
+            check("node_name", name)?;
+        }
         let taken = store::node::node_name_taken(self.tx.conn(), &name, None).await?;
         ensure!(!taken, "another node has the name `{name}`\nhint: give `node_name`");
         let (key, is_made) = match &given.api_key {
@@ -520,6 +525,14 @@ fn rules(ids: &[i64]) -> anyhow::Result<RuleSet> {
         set = set.with(id);
     }
     Ok(set)
+}
+
+/// Checks how long everything else is as the interface does.
+fn check_lengths(given: &impl Bounded) -> anyhow::Result<()> {
+    match limits::faults(given).into_iter().next() {
+        Some((field, why)) => bail!("`{field}` is refused: {}", why.join(" ")),
+        None => Ok(()),
+    }
 }
 
 /// Checks a name as the interface does.

@@ -72,7 +72,7 @@ pub(crate) const USERNAME: Limit = Limit::between(3, 128);
 pub(crate) const EMAIL: Limit = Limit::between(3, 256);
 /// By which name somebody logs in (contract A.2.1).
 pub(crate) const LOGIN_NAME: Limit = Limit::between(1, 128);
-/// By which address somebody is looked for; clients leave it empty when they give a name.
+/// By which address somebody is looked for. It may be empty: clients give a name instead, files have accounts without.
 pub(crate) const LOST_EMAIL: Limit = Limit::up_to(256);
 /// By which name somebody is looked for.
 pub(crate) const LOST_NAME: Limit = Limit::up_to(128);

@@ -11,6 +11,7 @@ use serde_saphyr::Spanned;
 use twinmesh_protocol::key::PublicKey;
 
 use crate::config::Secret;
+use crate::limits::bounded;
 
 /// The largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -49,6 +50,14 @@ pub(super) struct Organization {
     pub(super) roles: Vec<Role>,
 }
 
+bounded!(Organization as "organization" {
+    domain: SHORT;
+    address1: SHORT;
+    address2: SHORT;
+    zipcode: SHORT;
+    country: SHORT;
+});
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct User {
@@ -72,6 +81,12 @@ pub(super) struct User {
     pub(super) rules: Vec<i64>,
 }
 
+bounded!(User as "user" {
+    firstname: SHORT;
+    lastname: SHORT;
+    email: LOST_EMAIL;
+});
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Role {
@@ -81,6 +96,10 @@ pub(super) struct Role {
     /// Ids of rules.
     pub(super) rules: Vec<i64>,
 }
+
+bounded!(Role as "role" {
+    description: DESCRIPTION;
+});
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -129,6 +129,11 @@ async fn a_fault_names_line_and_key_and_nothing_is_imported() {
         (first.replace("password: Correct-Horse-1", "password_hash: x"), ["someone", "line 4", "bcrypt"]),
         (first.replace("password: Correct-Horse-1", "x: 1"), ["batch.yaml", "line 4", "x"]),
         (first.replace("someone,", "someone, roles: [Boss],"), ["someone", "line 4", "Boss"]),
+        (first.replace("someone,", &format!("someone, lastname: {},", "x".repeat(129))), ["line 4", "lastname", "128"]),
+        (
+            first.replace("    users", &format!("    zipcode: {}\n    users", "x".repeat(129))),
+            ["line 2", "zipcode", "128"],
+        ),
         (format!("{first}collaborations:\n  - name: c\n    participants: [nobody]\n"), ["line 6", "`c`", "nobody"]),
         (
             format!("{first}collaborations:\n  - name: c\n    participants: [{{name: first, api_key: x}}]\n"),
