@@ -647,7 +647,7 @@ mod tests {
             ("[encryption]", section("encryption")),
             ("[[databases]]", first("databases")),
             ("[[algorithms]]", first("algorithms")),
-            ("[[algorithms.ports]]", port),
+            ("[[algorithms]]\n[[algorithms.ports]]", port),
             ("[policies]", section("policies")),
             ("[runtime]", section("runtime")),
             ("[runtime.limits]", limits),
