@@ -21,6 +21,9 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// When a reservation that was neither given nor refused makes us start over with a new connection.
 const RESERVE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// QUIC is tried once in so many times. With the first pauses that is two seconds after the beginning.
+const QUIC_TURN: u32 = 4;
+
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -118,9 +121,10 @@ impl RelayLink {
         match self.state {
             State::Down { retry_at } if now >= retry_at => {
                 self.state = State::Dialing { since: now };
-                // TCP carries bulk better; QUIC gets every other turn for where TCP is blocked.
+                // TCP carries bulk better, and tells at once when the relay dies; QUIC gets some turns for where TCP is
+                // blocked.
                 let has = |path| self.relay.addresses.iter().any(|address| Path::of_address(address) == path);
-                let quic_turn = self.failures % 2 == 1 || !has(Path::DirectTcp);
+                let quic_turn = self.failures % QUIC_TURN == QUIC_TURN - 1 || !has(Path::DirectTcp);
                 Some(Step::Dial(if quic_turn && has(Path::DirectQuic) { Path::DirectQuic } else { Path::DirectTcp }))
             }
             State::Dialing { since } if now >= since + DIAL_TIMEOUT => {
@@ -225,7 +229,7 @@ mod tests {
             assert_eq!(link.poll(now), None);
             now = next;
         }
-        assert_eq!(quic, 20);
+        assert_eq!(quic, 10);
         assert_eq!(link.failures(), (40, Some("refused")));
     }
 

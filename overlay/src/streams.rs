@@ -60,6 +60,8 @@ pub(crate) struct Connection {
     pub(crate) path: Path,
     pub(crate) remote: Multiaddr,
     lost: CancellationToken,
+    /// Whether a stream on it did not open in time: perhaps nobody is there any more.
+    doubted: bool,
 }
 
 /// Opens and accepts twin streams.
@@ -91,9 +93,10 @@ impl Behaviour {
     }
 
     /// The connection to the peer that a new stream should use: the best path, and of these the newest, because an
-    /// older one may be to a process that has died without our knowing yet.
+    /// older one may be to a process that has died without our knowing yet. None that is doubted.
     pub(crate) fn best(&self, peer: PeerId) -> Option<&Connection> {
-        self.of(peer).min_by_key(|connection| (connection.path, std::cmp::Reverse(connection.id)))
+        let trusted = self.of(peer).filter(|connection| !connection.doubted);
+        trusted.min_by_key(|connection| (connection.path, std::cmp::Reverse(connection.id)))
     }
 
     /// All connections to the peer, oldest first.
@@ -103,6 +106,22 @@ impl Behaviour {
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Connection> {
         self.connections.values()
+    }
+
+    /// Uses another connection than this one from now on.
+    pub(crate) fn doubt(&mut self, connection: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.doubted = true;
+        }
+    }
+
+    /// Uses the peer's doubted connections again; whether there are any.
+    pub(crate) fn trust_again(&mut self, peer: PeerId) -> bool {
+        let mut any = false;
+        for connection in self.connections.values_mut().filter(|connection| connection.peer == peer) {
+            any |= std::mem::take(&mut connection.doubted);
+        }
+        any
     }
 
     /// Opens a stream on the given connection.
@@ -122,7 +141,8 @@ impl Behaviour {
 
     fn handler(&mut self, id: ConnectionId, peer: PeerId, path: Path, remote: &Multiaddr, kept: bool) -> Handler {
         let lost = CancellationToken::new();
-        self.connections.insert(id, Connection { id, peer, path, remote: remote.clone(), lost: lost.clone() });
+        let connection = Connection { id, peer, path, remote: remote.clone(), lost: lost.clone(), doubted: false };
+        self.connections.insert(id, connection);
         Handler {
             peer,
             path,

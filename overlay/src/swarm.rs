@@ -26,6 +26,11 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long an established connection may take to open a stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// How long a relayed connection may take to open a stream before another is made beside it. Its relay may have died
+/// without a word, which QUIC notices after ten seconds, while another relay has the peer; two relayed round trips over
+/// satellites take less.
+const RELAYED_STREAM_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How many connections are tried when one breaks while a stream is being opened.
 const OPEN_ATTEMPTS: usize = 3;
 
@@ -258,14 +263,19 @@ impl Overlay {
                 let (answer, answered) = oneshot::channel();
                 let command = Command::Open { peer, addresses: addresses.to_vec(), answer };
                 self.commands.send(command).await.map_err(|_| OpenError::Stopped)?;
-                let stream = answered.await.map_err(|_| OpenError::Stopped)??;
-                match tokio::time::timeout(STREAM_TIMEOUT, stream).await {
+                let opened = answered.await.map_err(|_| OpenError::Stopped)??;
+                let patience = if opened.path.is_direct() { STREAM_TIMEOUT } else { RELAYED_STREAM_TIMEOUT };
+                match tokio::time::timeout(patience, opened.stream).await {
                     Ok(Ok(Ok(stream))) => return Ok(stream),
                     Ok(Ok(Err(StreamFailure::Unsupported))) => return Err(OpenError::Unsupported { peer }),
                     Ok(Ok(Err(StreamFailure::Full))) => return Err(OpenError::TooMany { peer }),
                     Ok(Ok(Err(StreamFailure::Broken(text)))) => reason = text,
                     Ok(Err(_)) => reason = "the connection was closed".to_owned(),
-                    Err(_) => reason = "the peer did not answer in time".to_owned(),
+                    Err(_) => {
+                        reason = "the peer did not answer in time".to_owned();
+                        let doubt = Command::Doubt { connection: opened.connection };
+                        self.commands.send(doubt).await.map_err(|_| OpenError::Stopped)?;
+                    }
                 }
             }
             Err(OpenError::Broken { peer, reason: reason.clone() })

@@ -382,11 +382,13 @@ impl Keeper {
         }
         let info = self.api.overlay_get().await.map_err(|error| error.to_string())?;
         let overlay = self.meshes.job_meshes().overlay();
-        overlay.set_relays(relays(&info)).await;
         let peer = NewPeer {
             certificate: self.certificate.clone(),
             addresses: overlay.listen_addresses().iter().map(ToString::to_string).collect(),
         };
-        self.api.peer_put(self.node_id, &peer).await.map_err(|error| error.to_string())
+        self.api.peer_put(self.node_id, &peer).await.map_err(|error| error.to_string())?;
+        // Only then do they let it in.
+        overlay.set_relays(relays(&info)).await;
+        Ok(())
     }
 }

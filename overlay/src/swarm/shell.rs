@@ -46,13 +46,20 @@ const RELAY_QUIC_RETRY: Duration = Duration::from_secs(30);
 /// How many addresses the reachability report remembers.
 const MAX_REACHABILITY: usize = 32;
 
-/// The answer of a stream that is being opened; it comes from the connection, not from the swarm's task.
-type Opened = oneshot::Receiver<Result<TwinStream, StreamFailure>>;
+/// A stream that is being opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) connection: ConnectionId,
+    pub(crate) path: Path,
+    /// The answer; it comes from the connection, not from the swarm's task.
+    pub(crate) stream: oneshot::Receiver<Result<TwinStream, StreamFailure>>,
+}
 
 /// What handles ask of the task.
 #[derive(Debug)]
 pub(crate) enum Command {
     Open { peer: PeerId, addresses: Vec<Multiaddr>, answer: oneshot::Sender<Result<Opened, OpenError>> },
+    Doubt { connection: ConnectionId },
     SetRelays { relays: Vec<RelayAddress> },
     Status { answer: oneshot::Sender<OverlayStatus> },
     Explain { peer: PeerId, answer: oneshot::Sender<Explanation> },
@@ -161,6 +168,7 @@ impl Shell {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::Open { peer, addresses, answer } => self.open(peer, &addresses, answer),
+            Command::Doubt { connection } => self.swarm.behaviour_mut().streams.doubt(connection),
             Command::SetRelays { relays } => self.set_relays(relays),
             Command::Status { answer } => {
                 let _ = answer.send(self.status());
@@ -340,7 +348,12 @@ impl Shell {
                 }
                 Some(connect::Step::Fail(reasons)) => {
                     self.end_attempt(now, id);
-                    self.refuse(id, &reasons);
+                    if self.swarm.behaviour_mut().streams.trust_again(id) {
+                        // It may be slow, not gone.
+                        self.serve(id);
+                    } else {
+                        self.refuse(id, &reasons);
+                    }
                 }
             }
         }
@@ -397,11 +410,11 @@ impl Shell {
     fn serve(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let streams = &mut self.swarm.behaviour_mut().streams;
-        let Some(connection) = streams.best(id).map(|connection| connection.id) else { return };
+        let Some((connection, path)) = streams.best(id).map(|best| (best.id, best.path)) else { return };
         let waiting = std::mem::take(&mut peer.waiting);
         for waiter in waiting {
-            let (answer, opened) = oneshot::channel();
-            if waiter.send(Ok(opened)).is_ok() {
+            let (answer, stream) = oneshot::channel();
+            if waiter.send(Ok(Opened { connection, path, stream })).is_ok() {
                 streams.open(id, connection, OpenRequest { answer });
             }
         }

@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use twinmesh_overlay::{OpenError, Overlay, Path, Paths, RelayAddress, Traffic};
 
 use crate::support::{
-    address_of, converse, echo, eventually, has_place, identity, lost_place, node, open, relay, relay_at, relay_of,
-    reserved, within,
+    Hanging, address_of, converse, echo, eventually, has_place, identity, lost_place, node, open, relay, relay_at,
+    relay_of, reserved, within,
 };
 
 #[tokio::test]
@@ -192,9 +192,35 @@ async fn a_node_follows_its_relay_to_another_address() {
     assert_eq!(a.status().await.unwrap().relays.len(), 1);
 }
 
+const ANYWHERE: [&str; 2] = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"];
+
+#[tokio::test]
+async fn a_relay_that_hangs_is_gone_around_before_anybody_knows_that_it_is_gone() {
+    let hanging = Hanging::start(203, &ANYWHERE, &[1, 2]).await;
+    let (a, _a) = node(1, Paths::RelayedOnly, None).await;
+    let (b, incoming) = node(2, Paths::RelayedOnly, None).await;
+    echo(incoming);
+    for overlay in [&a, &b] {
+        overlay.set_relays(vec![hanging.address.clone()]).await;
+        has_place(overlay).await;
+    }
+    // There is a connection over it, which looks as good as ever.
+    converse(open(&a, b.peer_id(), &[]).await, 1000).await;
+    let second = relay_of(204, &ANYWHERE, &[1, 2]).await;
+    for overlay in [&a, &b] {
+        overlay.set_relays(vec![hanging.address.clone(), address_of(&second)]).await;
+        eventually("a place at the second relay", async || {
+            overlay.status().await?.relays.iter().all(|relay| relay.reserved).then_some(())
+        })
+        .await;
+    }
+    hanging.hang();
+    converse(open(&a, b.peer_id(), &[]).await, 1000).await;
+    assert_eq!(second.stats().circuits_opened, 1);
+}
+
 #[tokio::test]
 async fn nodes_meet_at_whichever_relay_lives() {
-    const ANYWHERE: [&str; 2] = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"];
     let first = relay_of(201, &ANYWHERE, &[1, 2, 3]).await;
     let second = relay_of(202, &ANYWHERE, &[1, 2, 3]).await;
     let both = vec![address_of(&first), address_of(&second)];

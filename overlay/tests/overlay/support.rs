@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::oneshot,
+};
 use twinmesh_overlay::{
     Incoming, Multiaddr, Overlay, OverlayConfig, Paths, PeerId, RelayAddress, TwinStream,
     mesh::peer_id,
@@ -56,6 +59,37 @@ pub(crate) async fn relay_of(seed: u8, listen: &[&str], admitted: &[u8]) -> Rela
         admitted: admitted.iter().map(|seed| identity(*seed)).collect::<BTreeSet<_>>(),
     };
     within("the relay starts", Relay::start(config)).await.unwrap()
+}
+
+/// A relay in a thread of its own, which can be made to hang: its connections stay, and nothing answers.
+pub(crate) struct Hanging {
+    pub(crate) address: RelayAddress,
+    hang: oneshot::Sender<()>,
+}
+
+impl Hanging {
+    pub(crate) async fn start(seed: u8, listen: &'static [&'static str], admitted: &'static [u8]) -> Self {
+        let (hang, told) = oneshot::channel();
+        let (started, address) = oneshot::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let relay = relay_of(seed, listen, admitted).await;
+                started.send(address_of(&relay)).unwrap();
+                if told.await.is_ok() {
+                    // Nothing on this thread goes on any more, until the tests end.
+                    loop {
+                        std::thread::park();
+                    }
+                }
+            });
+        });
+        Self { address: address.await.unwrap(), hang }
+    }
+
+    pub(crate) fn hang(self) {
+        self.hang.send(()).unwrap();
+    }
 }
 
 pub(crate) fn address_of(relay: &RelayHandle) -> RelayAddress {
