@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tries the systemd units in a machine of their own (systemd-nspawn, without network): they verify; the coordinator's
-# starts when the coordinator says that it is ready, is started again when it is killed, reads its certificate anew, and
-# stops without complaint:
+# starts when the coordinator says that it is ready, is started again when it is killed or hangs, reads its certificate
+# anew, and stops without complaint; so does a node's:
 #
 #   tests/systemd.sh
 #

@@ -4,7 +4,7 @@
 use std::panic::catch_unwind;
 use std::path::Path;
 
-/// Mutations of each target: some seconds for all of a crate's.
+/// Mutations of each target, unless `TWINMESH_MUTATIONS` says another number: some seconds for all of a crate's.
 const MUTATIONS: usize = 3000;
 
 /// A target: its name, and what is thrown at.
@@ -15,12 +15,13 @@ pub type Target = (&'static str, fn(&[u8]));
 /// # Panics
 /// When a target does, with what was thrown.
 pub fn run(targets: &[Target]) {
+    let mutations = std::env::var("TWINMESH_MUTATIONS").map_or(MUTATIONS, |number| number.parse().unwrap());
     for (name, target) in targets {
         let seeds = seeds(name);
         assert!(!seeds.is_empty(), "{name} has seeds");
         seeds.iter().for_each(|seed| target(seed));
         let mut random = Random(name.bytes().fold(0, |sum, byte| sum * 31 + u64::from(byte)));
-        for round in 0..MUTATIONS {
+        for round in 0..mutations {
             let data = mutate(&mut random, &seeds);
             let done = catch_unwind(|| target(&data));
             assert!(done.is_ok(), "{name}, mutation {round}: {:?} is {data:?}", String::from_utf8_lossy(&data));

@@ -4,7 +4,7 @@ set -uo pipefail
 
 unit=twinmesh-coordinator.service
 fail() {
-    journalctl --no-pager --lines=40 --unit=$unit
+    journalctl --no-pager --lines=40 --unit='twinmesh-*'
     systemctl --no-pager status $unit
     echo "failed: $1"
     exit 1
@@ -53,6 +53,43 @@ kill -STOP "$first"
 until_true started_again || fail "one that hangs is not started again"
 until_true ask || fail "it does not answer after it hung"
 echo "hung, and started again"
+
+# A node beside it, of an organization that the coordinator knows.
+key=00000000-0000-4000-8000-000000000001
+cat >/federation.yaml <<YAML
+organizations:
+  - name: hospital
+collaborations:
+  - name: registry
+    encrypted: false
+    participants:
+      - {name: hospital, api_key: $key}
+YAML
+systemctl stop $unit || fail "it does not stop for an import"
+/usr/bin/twinmesh-coordinator import /federation.yaml || fail "nothing can be imported"
+systemctl start $unit || fail "it does not start after an import"
+cat >/etc/twinmesh/node.toml <<TOML
+coordinator_url = "http://127.0.0.1:7601"
+api_key = "$key"
+state_directory = "/var/lib/twinmesh-node"
+[encryption]
+enabled = false
+[runtime]
+minimum = "lite"
+TOML
+useradd --system --user-group --home-dir /var/lib/twinmesh-node twinmesh-node
+chown root:twinmesh-node /etc/twinmesh/node.toml && chmod 640 /etc/twinmesh/node.toml
+coordinator=$unit unit=twinmesh-node.service
+systemctl start $unit || fail "the node does not start"
+[ "$(value ActiveState)" = active ] || fail "the node is $(value ActiveState)"
+[ "$(stat -c '%U %a' /var/lib/twinmesh-node)" = "twinmesh-node 700" ] || fail "others may look into the node's directory"
+first=$(value MainPID)
+kill -KILL "$first"
+until_true started_again || fail "the node is not started again after it was killed"
+systemctl stop $unit || fail "the node does not stop"
+[ "$(value Result)" = success ] || fail "the node stops with $(value Result)"
+echo "a node started, was killed, was started again and stopped"
+unit=$coordinator
 
 systemctl stop $unit || fail "it does not stop"
 [ "$(value Result)" = success ] && [ "$(value ExecMainStatus)" = 0 ] || fail "it stops with $(value Result)"
