@@ -2,14 +2,16 @@
 //! has them, are accepted until their users log in.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params, Version};
 use bcrypt::HashParts;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
 use crate::limits::NEW_PASSWORD;
 
@@ -114,7 +116,10 @@ pub enum Cost {
     Minimal,
 }
 
-/// The error of hashing: the machine's random source or memory failed.
+/// How many passwords are hashed at the same time at most, however many processors there are: each takes its memory.
+const MAX_THREADS: usize = 4;
+
+/// The error of hashing: the machine's random source, memory or threads failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot hash a password: {0}")]
 pub struct HashError(String);
@@ -123,7 +128,7 @@ pub struct HashError(String);
 #[derive(Clone)]
 pub struct Hasher {
     argon2: Argon2<'static>,
-    turns: Arc<Semaphore>,
+    workshop: Workshop,
     /// Checked when there is no account, so that the answer takes as long as if there were one.
     decoy: Arc<str>,
 }
@@ -132,7 +137,7 @@ impl Hasher {
     /// Makes a hasher.
     ///
     /// # Errors
-    /// When the machine's random source fails.
+    /// When the machine's random source fails, or it has no thread to spare.
     pub fn new(cost: Cost) -> Result<Self, HashError> {
         let params = match cost {
             Cost::Standard => Params::new(19 * 1024, 2, 1, None),
@@ -140,9 +145,8 @@ impl Hasher {
         }
         .map_err(|error| HashError(error.to_string()))?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let decoy = hash_now(&argon2, &super::secret::new_password())?;
-        Ok(Self { argon2, turns: Arc::new(Semaphore::new(threads)), decoy: decoy.into() })
+        Ok(Self { argon2, workshop: Workshop::open()?, decoy: decoy.into() })
     }
 
     /// Hashes a password.
@@ -151,7 +155,7 @@ impl Hasher {
     /// When the machine's random source fails.
     pub async fn hash(&self, password: String) -> Result<String, HashError> {
         let argon2 = self.argon2.clone();
-        self.off_thread(move || hash_now(&argon2, &password)).await
+        self.workshop.work(move || hash_now(&argon2, &password)).await?
     }
 
     /// Whether the password is the one that was hashed. Without a hash the answer is no, after the same work.
@@ -160,21 +164,50 @@ impl Hasher {
     /// When the work could not be done at all.
     pub(crate) async fn verify(&self, password: String, reference: Reference) -> Result<bool, HashError> {
         let decoy = Arc::clone(&self.decoy);
-        self.off_thread(move || Ok(verify_now(&password, &reference, &decoy))).await
+        self.workshop.work(move || verify_now(&password, &reference, &decoy)).await
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Threads that do nothing but hash. The allocator keeps, for each thread, what a hash took; among the many threads for
+/// blocking work that came to hundreds of megabytes. They end with the last clone.
+#[derive(Clone)]
+struct Workshop {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Workshop {
+    fn open() -> Result<Self, HashError> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS) {
+            let queue = Arc::clone(&queue);
+            thread::Builder::new()
+                .name("passwords".into())
+                .spawn(move || work_off(&queue))
+                .map_err(|error| HashError(error.to_string()))?;
+        }
+        Ok(Self { jobs })
     }
 
-    async fn off_thread<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, HashError> + Send + 'static,
-    ) -> Result<T, HashError> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|error| HashError(error.to_string()))?;
-        tokio::task::spawn_blocking(move || {
-            // Held by the work itself: who asked may have hung up, and the memory is still in use.
-            let _turn = turn;
-            work()
-        })
-        .await
-        .map_err(|error| HashError(error.to_string()))?
+    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, HashError> {
+        let (done, answer) = oneshot::channel();
+        // Who asked may have hung up meanwhile.
+        let job: Job = Box::new(move || drop(done.send(work())));
+        self.jobs.send(job).map_err(|error| HashError(error.to_string()))?;
+        answer.await.map_err(|error| HashError(error.to_string()))
+    }
+}
+
+fn work_off(queue: &Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        // Whoever waits for it learns that it came to nothing.
+        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+            tracing::error!("hashing a password ended in a panic");
+        }
     }
 }
 
