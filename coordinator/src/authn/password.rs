@@ -7,9 +7,9 @@ use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash;
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use bcrypt::HashParts;
 use tokio::sync::oneshot;
 
@@ -119,6 +119,9 @@ pub enum Cost {
 /// How many passwords are hashed at the same time at most, however many processors there are: each takes its memory.
 const MAX_THREADS: usize = 4;
 
+/// What our hashes take, in blocks of 1 KiB. A thread keeps no more; hashes that take more may have been imported.
+const STANDARD_BLOCKS: u32 = 19 * 1024;
+
 /// The error of hashing: the machine's random source, memory or threads failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot hash a password: {0}")]
@@ -140,12 +143,12 @@ impl Hasher {
     /// When the machine's random source fails, or it has no thread to spare.
     pub fn new(cost: Cost) -> Result<Self, HashError> {
         let params = match cost {
-            Cost::Standard => Params::new(19 * 1024, 2, 1, None),
+            Cost::Standard => Params::new(STANDARD_BLOCKS, 2, 1, None),
             Cost::Minimal => Params::new(Params::MIN_M_COST, Params::MIN_T_COST, Params::MIN_P_COST, None),
         }
         .map_err(|error| HashError(error.to_string()))?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let decoy = hash_now(&argon2, &super::secret::new_password())?;
+        let decoy = written(&argon2, Salt::generate(), &rand::random::<[u8; Params::DEFAULT_OUTPUT_LEN]>())?;
         Ok(Self { argon2, workshop: Workshop::open()?, decoy: decoy.into() })
     }
 
@@ -155,7 +158,7 @@ impl Hasher {
     /// When the machine's random source fails.
     pub async fn hash(&self, password: String) -> Result<String, HashError> {
         let argon2 = self.argon2.clone();
-        self.workshop.work(move || hash_now(&argon2, &password)).await?
+        self.workshop.work(move |memory| hash_now(&argon2, &password, memory)).await?
     }
 
     /// Whether the password is the one that was hashed. Without a hash the answer is no, after the same work.
@@ -164,14 +167,16 @@ impl Hasher {
     /// When the work could not be done at all.
     pub(crate) async fn verify(&self, password: String, reference: Reference) -> Result<bool, HashError> {
         let decoy = Arc::clone(&self.decoy);
-        self.workshop.work(move || verify_now(&password, &reference, &decoy)).await
+        self.workshop.work(move |memory| verify_now(&password, &reference, &decoy, memory)).await
     }
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+/// What argon2 works in.
+type Memory = Vec<Block>;
+type Job = Box<dyn FnOnce(&mut Memory) + Send>;
 
-/// Threads that do nothing but hash. The allocator keeps, for each thread, what a hash took; among the many threads for
-/// blocking work that came to hundreds of megabytes. They end with the last clone.
+/// Threads that do nothing but hash, each in memory that it keeps. From the allocator, such large pieces taken and given
+/// back by many threads came to hundreds of megabytes. They end with the last clone.
 #[derive(Clone)]
 struct Workshop {
     jobs: mpsc::Sender<Job>,
@@ -191,41 +196,66 @@ impl Workshop {
         Ok(Self { jobs })
     }
 
-    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, HashError> {
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Memory) -> T + Send + 'static,
+    ) -> Result<T, HashError> {
         let (done, answer) = oneshot::channel();
         // Who asked may have hung up meanwhile.
-        let job: Job = Box::new(move || drop(done.send(work())));
+        let job: Job = Box::new(move |memory| drop(done.send(work(memory))));
         self.jobs.send(job).map_err(|error| HashError(error.to_string()))?;
         answer.await.map_err(|error| HashError(error.to_string()))
     }
 }
 
 fn work_off(queue: &Mutex<mpsc::Receiver<Job>>) {
+    let mut memory = Memory::new();
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         // Whoever waits for it learns that it came to nothing.
-        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| job(&mut memory))).is_err() {
             tracing::error!("hashing a password ended in a panic");
         }
     }
 }
 
-fn verify_now(password: &str, reference: &Reference, decoy: &str) -> bool {
+fn verify_now(password: &str, reference: &Reference, decoy: &str, memory: &mut Memory) -> bool {
     let (argon2, bcrypt) = match reference.hash.as_deref() {
         Some(hash) if is_bcrypt(hash) => (None, Some(hash)),
         hash => (hash, None),
     };
-    let by_argon2 = matches_argon2(password, argon2.unwrap_or(decoy));
+    let by_argon2 = matches_argon2(password, argon2.unwrap_or(decoy), memory).unwrap_or_else(|_| unreadable());
     let by_bcrypt = bcrypt.or(reference.any_bcrypt.as_deref()).is_some_and(|hash| matches_bcrypt(password, hash));
     (argon2.is_some() && by_argon2) || (bcrypt.is_some() && by_bcrypt)
 }
 
-fn matches_argon2(password: &str, hash: &str) -> bool {
-    match PasswordHash::new(hash) {
-        Ok(hash) => Argon2::default().verify_password(password.as_bytes(), &hash).is_ok(),
-        Err(_) => unreadable(),
+fn matches_argon2(password: &str, hash: &str, memory: &mut Memory) -> password_hash::Result<bool> {
+    let hash = PasswordHash::new(hash)?;
+    let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else {
+        return Err(password_hash::Error::PasswordInvalid);
+    };
+    let version = hash.version.map(Version::try_from).transpose()?.unwrap_or_default();
+    let argon2 = Argon2::new(Algorithm::try_from(hash.algorithm.as_str())?, version, Params::try_from(&hash)?);
+    // Outputs are compared in constant time.
+    Ok(Output::new(&output(&argon2, password, salt, expected.len(), memory)?)? == *expected)
+}
+
+/// What argon2 makes of a password, of this length.
+fn output(
+    argon2: &Argon2<'_>,
+    password: &str,
+    salt: &Salt,
+    length: usize,
+    memory: &mut Memory,
+) -> argon2::Result<Vec<u8>> {
+    let mut out = vec![0; length];
+    memory.resize(argon2.params().block_count().max(memory.len()), Block::new());
+    argon2.hash_password_into_with_memory(password.as_bytes(), salt, &mut out, &mut *memory)?;
+    if memory.len() > STANDARD_BLOCKS as usize {
+        *memory = Memory::new();
     }
+    Ok(out)
 }
 
 fn matches_bcrypt(password: &str, hash: &str) -> bool {
@@ -246,12 +276,32 @@ impl fmt::Debug for Hasher {
     }
 }
 
-fn hash_now(argon2: &Argon2<'_>, password: &str) -> Result<String, HashError> {
-    argon2.hash_password(password.as_bytes()).map(|hash| hash.to_string()).map_err(|error| HashError(error.to_string()))
+fn hash_now(argon2: &Argon2<'_>, password: &str, memory: &mut Memory) -> Result<String, HashError> {
+    let salt = Salt::generate();
+    let output = output(argon2, password, &salt, Params::DEFAULT_OUTPUT_LEN, memory)
+        .map_err(|error| HashError(error.to_string()))?;
+    written(argon2, salt, &output)
+}
+
+/// A hash as text, in the PHC string format.
+fn written(argon2: &Argon2<'_>, salt: Salt, output: &[u8]) -> Result<String, HashError> {
+    let hash = || -> password_hash::phc::Result<PasswordHash> {
+        Ok(PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(Version::V0x13.into()),
+            params: ParamsString::try_from(argon2.params())
+                .map_err(|_| password_hash::phc::Error::ParamsMaxExceeded)?,
+            salt: Some(salt),
+            hash: Some(Output::new(output)?),
+        })
+    };
+    hash().map(|hash| hash.to_string()).map_err(|error| HashError(error.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
+    use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+
     use super::*;
 
     #[test]
@@ -283,6 +333,21 @@ mod tests {
         assert!(hasher.verify("Aa1!aaaa".into(), against(&hash)).await.unwrap());
         assert!(!hasher.verify("Aa1!aaab".into(), against(&hash)).await.unwrap());
         assert!(!hasher.verify("Aa1!aaaa".into(), Reference::default()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn hashes_are_those_of_the_library_whatever_they_cost() {
+        let hasher = Hasher::new(Cost::Standard).unwrap();
+        let ours = hasher.hash("Aa1!aaaa".into()).await.unwrap();
+        assert!(ours.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{ours}");
+        assert!(Argon2::default().verify_password(b"Aa1!aaaa", ours.as_str()).is_ok());
+        for (memory, passes, lanes) in [(8, 1, 1), (64, 3, 4), (STANDARD_BLOCKS + 1024, 1, 2), (19 * 1024, 2, 1)] {
+            let params = Params::new(memory, passes, lanes, Some(24)).unwrap();
+            let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+            let theirs = argon2.hash_password(b"Aa1!aaaa").unwrap().to_string();
+            assert!(hasher.verify("Aa1!aaaa".into(), against(&theirs)).await.unwrap(), "{theirs}");
+            assert!(!hasher.verify("Aa1!aaab".into(), against(&theirs)).await.unwrap(), "{theirs}");
+        }
     }
 
     #[tokio::test]
