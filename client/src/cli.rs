@@ -10,6 +10,7 @@ mod home;
 mod keys;
 mod members;
 mod output;
+mod paint;
 mod table;
 mod task;
 

@@ -20,10 +20,10 @@ use crate::config::Config;
 use crate::files;
 use crate::house::House;
 use crate::http::organization::key_record;
-use crate::http::page::PageRequest;
 use crate::http::user::{check_email, check_username};
 use crate::print::{self, optional};
 use crate::store::operator as find;
+use crate::store::page::PageRequest;
 use crate::store::user::{Rights, UserDetails};
 use crate::store::{self};
 

@@ -8,6 +8,7 @@ mod objects;
 mod password;
 mod recovery;
 mod retention;
+pub(crate) mod secret;
 mod tls;
 mod two_factor;
 
@@ -28,10 +29,12 @@ use crate::limits;
 pub use self::mail::{Encryption, MailConfig};
 pub use self::metrics::MetricsConfig;
 pub use self::network::{InvalidNetwork, Network};
+pub(crate) use self::objects::StoreKind;
 pub use self::objects::{ObjectsConfig, StoreOptions};
 pub use self::password::PasswordConfig;
 pub use self::recovery::RecoveryConfig;
 pub use self::retention::RetentionConfig;
+pub use self::secret::Secret;
 pub use self::tls::TlsConfig;
 pub use self::two_factor::TwoFactorConfig;
 
@@ -307,7 +310,7 @@ impl Config {
             .chain([&self.mail.password_file])
             .flatten()
             .cloned()
-            .chain(crate::objects::secret_files(&self.objects))
+            .chain(self.objects.secret_files())
             .collect()
     }
 
@@ -377,37 +380,6 @@ impl RootConfig {
             self.password_hash_file.is_some(),
         ];
         ways.into_iter().filter(|given| *given).count()
-    }
-}
-
-/// A text that must not be seen.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a text.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("[redacted]")
     }
 }
 

@@ -9,7 +9,7 @@ use twinmesh_protocol::wire::{
     Preprocessing, RunPatch,
 };
 
-use crate::config::Secret;
+use crate::config::secret::Secret;
 
 /// The least and the most: characters of a text, items of a list, entries of an object, or a number itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -42,35 +42,6 @@ pub enum MailError {
     Sender,
 }
 
-/// What a mail is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MailKind {
-    /// A token that sets a new password.
-    RecoverPassword,
-    /// A token that sets up another authenticator.
-    RecoverTwoFactor,
-    /// The account is locked.
-    FailedLogIns,
-}
-
-impl MailKind {
-    const ALL: [Self; 3] = [Self::RecoverPassword, Self::RecoverTwoFactor, Self::FailedLogIns];
-
-    /// As it stands in the outbox.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::RecoverPassword => "recover_password",
-            Self::RecoverTwoFactor => "recover_two_factor",
-            Self::FailedLogIns => "failed_log_ins",
-        }
-    }
-
-    /// The kind with this word.
-    pub(crate) fn read(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.word() == word)
-    }
-}
-
 /// Connects to the mail server, if the settings name one, and logs in there.
 pub(crate) async fn try_out(config: &Config) -> anyhow::Result<()> {
     let Some(mailer) = Mailer::new(config)? else { return Ok(()) };

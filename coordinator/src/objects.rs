@@ -24,7 +24,6 @@ use tokio_util::io::ReaderStream;
 use twinmesh_protocol::digest::Digest;
 
 use crate::config::ObjectsConfig;
-pub(crate) use place::{check_place, secret_files};
 
 /// The most that a segment holds. Small enough that uploads need little memory, large enough that stores which count
 /// requests do not cost much.

@@ -16,6 +16,14 @@ pub struct Digest([u8; 32]);
 #[error("`{0}` is no SHA-256 digest: 64 lower-case hexadecimal digits are needed")]
 pub struct InvalidDigest(String);
 
+/// SHA-256, its first 16 bytes in groups: what people compare by eye or voice.
+pub(crate) fn fingerprint(bytes: &[u8]) -> String {
+    let digest = Digest::of(bytes);
+    let hex = HEXLOWER.encode(&digest.as_bytes()[..16]);
+    let groups: Vec<&str> = (0..hex.len()).step_by(4).map(|at| &hex[at..at + 4]).collect();
+    groups.join(" ")
+}
+
 impl Digest {
     /// The digest of these bytes.
     #[must_use]

@@ -5,55 +5,26 @@
 //! need. An organization with stock vantage6 clients has an RSA key instead ([`crate::rsa`]), which receives payloads
 //! and signs nothing. The two kinds are never taken for each other.
 
+pub(crate) mod error;
+
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use data_encoding::HEXLOWER;
 use ed25519_dalek::VerifyingKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::spki::{EncodePublicKey as _, ObjectIdentifier, SubjectPublicKeyInfoRef};
 use ed25519_dalek::pkcs8::{Document, spki};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::digest::Digest;
-use crate::rsa::RsaPublicKey;
+pub use self::error::KeyError;
+use crate::digest::fingerprint;
+use crate::rsa::{RSA, RsaPublicKey};
 
 /// The object identifier of Ed25519 keys (RFC 8410 §3).
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
-/// The object identifier of RSA keys (RFC 8017 A.1).
-pub(crate) const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 /// Longer texts are no key: a private RSA key of 8192 bits has less than 7 KiB.
 pub const MAX_PEM_BYTES: usize = 8192;
-
-/// The error of reading a key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// Not a PEM text at all, or one of another kind.
-    #[error("the text is no {expected} PEM; `openssl genpkey -algorithm ed25519` makes a key that fits")]
-    NotPem {
-        /// The label that was expected.
-        expected: &'static str,
-    },
-    /// A key of a kind that is not used here.
-    #[error("keys of kind {oid} are not supported: an organization's key is Ed25519 (or RSA for stock clients)")]
-    UnsupportedKind {
-        /// The object identifier found.
-        oid: String,
-    },
-    /// The bytes are no point of the curve, or of small order (which would make signatures and secrets worthless).
-    #[error("the Ed25519 key is invalid or weak: make a new one")]
-    Weak,
-    /// Not base64, where the interface wants base64 of a PEM text.
-    #[error("the public key is not base64 of a PEM text")]
-    NotBase64,
-    /// An RSA key that is no key, or too short to protect anything, or longer than is worked with.
-    #[error("the RSA key cannot be used: 2048 to 8192 bits with an odd exponent are needed, and vantage6 makes 4096")]
-    Rsa,
-    /// A private key that needs a passphrase.
-    #[error("the private key is protected by a passphrase: `openssl pkey -in FILE` writes it without")]
-    Passphrase,
-}
 
 /// The public key of an organization, of either kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,14 +130,6 @@ impl<'de> Deserialize<'de> for PublicKey {
         let bytes = bytes.try_into().map_err(|_| serde::de::Error::custom("an Ed25519 key has 32 bytes"))?;
         OrganizationPublicKey::from_bytes(&bytes).map(Self::Ed25519).map_err(serde::de::Error::custom)
     }
-}
-
-/// SHA-256, its first 16 bytes in groups.
-pub(crate) fn fingerprint(bytes: &[u8]) -> String {
-    let digest = Digest::of(bytes);
-    let hex = HEXLOWER.encode(&digest.as_bytes()[..16]);
-    let groups: Vec<&str> = (0..hex.len()).step_by(4).map(|at| &hex[at..at + 4]).collect();
-    groups.join(" ")
 }
 
 /// An organization's Ed25519 public key; never weak.

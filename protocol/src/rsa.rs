@@ -6,12 +6,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ed25519_dalek::pkcs8::spki::SubjectPublicKeyInfoRef;
 use ed25519_dalek::pkcs8::spki::der::asn1::UintRef;
 use ed25519_dalek::pkcs8::spki::der::{Decode as _, Reader as _, SliceReader};
+use ed25519_dalek::pkcs8::spki::{ObjectIdentifier, SubjectPublicKeyInfoRef};
 
-use crate::key::{KeyError, fingerprint};
+use crate::digest::fingerprint;
+use crate::key::error::KeyError;
 
+/// The object identifier of RSA keys (RFC 8017 A.1).
+pub(crate) const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 /// The sizes of keys in bits that are worked with: shorter ones are no protection, longer ones no library's (NIST SP
 /// 800-57 part 1 §5.6.2 holds 2048 for the least).
 const BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -101,8 +104,7 @@ mod private {
     use sha2::{Digest as _, Sha256};
     use zeroize::Zeroizing;
 
-    use super::RsaPublicKey;
-    use crate::key::{KeyError, PublicKey, RSA};
+    use super::{KeyError, RSA, RsaPublicKey, SubjectPublicKeyInfoRef};
 
     /// An organization's RSA private key. Its `Debug` shows nothing of it.
     #[derive(Clone)]
@@ -132,9 +134,8 @@ mod private {
             let public = Document::try_from(public.as_ref()).map_err(|_| KeyError::Rsa)?;
             // Python's `cryptography`, with which stock clients write theirs, makes the same bytes.
             let pem = public.to_pem("PUBLIC KEY", LineEnding::LF).map_err(|_| KeyError::Rsa)?;
-            let PublicKey::Rsa(public) = PublicKey::from_pem(&pem)? else {
-                return Err(KeyError::Rsa);
-            };
+            let info = SubjectPublicKeyInfoRef::try_from(public.as_bytes()).map_err(|_| KeyError::Rsa)?;
+            let public = RsaPublicKey::new(&pem, public.as_bytes(), &info)?;
             let mut rejection = Sha256::new();
             rejection.update(b"twinmesh/envelope/rejection/1\0");
             rejection.update(der);

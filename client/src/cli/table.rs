@@ -1,6 +1,6 @@
 //! Aligned tables with upper-case headers and no boxes.
 
-use super::output::{Paint, Style};
+use super::paint::{Paint, Style};
 
 /// A cell: its text, and how it is painted.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use object_store::aws::AmazonS3ConfigKey;
+use object_store::azure::AzureConfigKey;
+use object_store::gcp::GoogleConfigKey;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{ConfigError, Size, Span};
@@ -53,8 +56,23 @@ impl ObjectsConfig {
     /// Whether the settings make sense; asks nobody.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key, why: String| Err(ConfigError::Value { key, why });
-        if let Err((key, why)) = crate::objects::check_place(self) {
-            return wrong(key, why);
+        let kind = match self.kind() {
+            Ok(kind) => kind,
+            Err(why) => return wrong("objects.url", why),
+        };
+        for (name, value) in self.options.iter() {
+            let in_file = StoreOptions::in_file(name, value);
+            if !kind.knows(name) && !in_file.is_some_and(|(name, _)| kind.knows(name)) {
+                let why = match kind {
+                    StoreKind::Directory => {
+                        format!("`{name}` has no meaning for a directory: set `objects.url`, or remove it")
+                    }
+                    StoreKind::S3 | StoreKind::Azure | StoreKind::Google => {
+                        format!("this kind of store has no option `{name}`")
+                    }
+                };
+                return wrong("objects.options", why);
+            }
         }
         if self.pending.0 < self.limit.0 {
             return wrong("objects.pending", "use at least `objects.limit`".into());
@@ -69,6 +87,76 @@ impl ObjectsConfig {
             return wrong("objects.tidy_every", "use at least `1s`".into());
         }
         Ok(())
+    }
+
+    /// Which kind of store the URL names.
+    ///
+    /// # Errors
+    /// What to use instead, when it names none.
+    pub(crate) fn kind(&self) -> Result<StoreKind, String> {
+        let hint = "use `file:///directory`, `s3://bucket/prefix`, `az://container/prefix` or `gs://bucket/prefix`";
+        let Some(url) = &self.url else { return Ok(StoreKind::Directory) };
+        let (scheme, rest) = url.split_once("://").ok_or(hint)?;
+        let kind = match scheme {
+            "file" if rest.starts_with('/') => StoreKind::Directory,
+            "s3" => StoreKind::S3,
+            "az" => StoreKind::Azure,
+            "gs" => StoreKind::Google,
+            _ => return Err(hint.into()),
+        };
+        if rest.trim_matches('/').is_empty() || rest.contains(['?', '#', '@']) {
+            return Err(hint.into());
+        }
+        Ok(kind)
+    }
+
+    /// The files that options name for their secrets.
+    pub(super) fn secret_files(&self) -> Vec<PathBuf> {
+        let Ok(kind) = self.kind() else { return Vec::new() };
+        let named = self.options.iter().filter_map(|(name, value)| match StoreOptions::in_file(name, value) {
+            _ if kind.names_secret_file(name) => Some(PathBuf::from(value)),
+            Some((_, path)) if !kind.knows(name) => Some(path),
+            Some(_) | None => None,
+        });
+        named.collect()
+    }
+}
+
+/// The kinds of stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    Directory,
+    S3,
+    Azure,
+    Google,
+}
+
+impl StoreKind {
+    /// Whether stores of this kind have an option of this name.
+    pub(crate) fn knows(self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        match self {
+            Self::Directory => false,
+            Self::S3 => name.parse::<AmazonS3ConfigKey>().is_ok(),
+            Self::Azure => name.parse::<AzureConfigKey>().is_ok(),
+            Self::Google => name.parse::<GoogleConfigKey>().is_ok(),
+        }
+    }
+
+    /// Whether an option's value is the path of a file with a secret, which the store reads by itself.
+    fn names_secret_file(self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        match self {
+            Self::Directory => false,
+            Self::S3 => matches!(
+                name.parse(),
+                Ok(AmazonS3ConfigKey::WebIdentityTokenFile | AmazonS3ConfigKey::ContainerAuthorizationTokenFile)
+            ),
+            Self::Azure => matches!(name.parse(), Ok(AzureConfigKey::FederatedTokenFile)),
+            Self::Google => {
+                matches!(name.parse(), Ok(GoogleConfigKey::ServiceAccount | GoogleConfigKey::ApplicationCredentials))
+            }
+        }
     }
 }
 

@@ -311,7 +311,7 @@ async fn node_add(
 ) -> Result<(StatusCode, Json<Vec<Node>>), Problem> {
     find(&mut caller, id).await?;
     caller.permit::<EditCollaboration>(id, &Target::collaboration(id))?;
-    let node = super::node::find(&mut caller, NodeId::new(body.id)).await?;
+    let node = super::node::view::find(&mut caller, NodeId::new(body.id)).await?;
     if node.collaboration != id {
         caller.permit::<CreateNode>((id, node.organization), &Target::organization_in(node.organization, id))?;
         return Err(Problem::bad_request(
@@ -319,7 +319,7 @@ async fn node_add(
             "A node belongs to one collaboration for life; create another node for this one",
         ));
     }
-    Ok((StatusCode::CREATED, Json(super::node::of_collaboration(&mut caller, id).await?)))
+    Ok((StatusCode::CREATED, Json(super::node::view::of_collaboration(&mut caller, id).await?)))
 }
 
 /// Deletes a node of the collaboration.
@@ -337,12 +337,12 @@ async fn node_remove(
 ) -> Result<Json<Message>, Problem> {
     find(&mut caller, id).await?;
     caller.permit::<EditCollaboration>(id, &Target::collaboration(id))?;
-    let node = super::node::find(&mut caller, NodeId::new(body.id)).await?;
+    let node = super::node::view::find(&mut caller, NodeId::new(body.id)).await?;
     if node.collaboration != id {
         let text = format!("Node id={} is not part of the collaboration!", node.id);
         return Err(Problem::bad_request("node_elsewhere", text));
     }
-    let permit = caller.permit::<DeleteNode>(node.id, &super::node::target(&node))?;
+    let permit = caller.permit::<DeleteNode>(node.id, &super::node::view::target(&node))?;
     crate::store::node::node_delete(&mut caller.tx, permit, caller.now).await?;
     caller.commit().await?;
     Ok(Message::new(format!("Node id={} removed from collaboration id={id}", node.id)))

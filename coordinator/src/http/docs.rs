@@ -4,17 +4,13 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use axum::Extension;
 use axum::body::Bytes;
-use axum::http::{HeaderName, header};
-use axum::response::IntoResponse;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use std::sync::Arc;
 
-use super::openapi::{Document, operations, parameters};
+use super::operation::{operations, parameters};
 
 const STYLE: &str = include_str!("docs.css");
 /// The kinds of token, in the order in which they are shown.
@@ -39,24 +35,15 @@ impl Page {
         );
         Self { html: html.into(), policy }
     }
-}
 
-/// This description, for people.
-#[utoipa::path(
-    get, path = "/docs", tag = "meta",
-    responses((status = 200, body = String, content_type = "text/html")),
-    security(()),
-)]
-pub(crate) async fn docs(Extension(document): Extension<Arc<Document>>) -> impl IntoResponse {
-    let page = document.page();
-    let headers: [(HeaderName, String); 5] = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8".into()),
-        (header::CACHE_CONTROL, "no-cache".into()),
-        (header::CONTENT_SECURITY_POLICY, page.policy.clone()),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".into()),
-        (header::REFERRER_POLICY, "no-referrer".into()),
-    ];
-    (headers, page.html.clone())
+    pub(crate) fn html(&self) -> Bytes {
+        self.html.clone()
+    }
+
+    /// The content security policy to send with it.
+    pub(crate) fn policy(&self) -> &str {
+        &self.policy
+    }
 }
 
 struct Whole<'a>(&'a Value);

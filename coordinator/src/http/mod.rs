@@ -25,6 +25,7 @@ pub(crate) mod meter;
 pub(crate) mod node;
 pub(crate) mod object;
 pub(crate) mod openapi;
+pub(crate) mod operation;
 pub(crate) mod organization;
 pub(crate) mod origin;
 pub(crate) mod page;

@@ -1,5 +1,7 @@
 //! `/node` and `/recover/node` (contract A.7.3, A.3).
 
+pub(crate) mod view;
+
 use std::net::IpAddr;
 
 use axum::Json;
@@ -9,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, StudyId};
 use twinmesh_protocol::time::Time;
-use twinmesh_protocol::wire::{NewNode, Node, NodeConfigEntry, NodeDetails, Page};
+use twinmesh_protocol::wire::{NewNode, Node, NodeDetails, Page};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::view::{find, node, target, visible};
 use super::AppState;
 use super::answer::Message;
 use super::body::{Body, IdBody, changed_name, check_name};
@@ -23,16 +26,12 @@ use super::page::PageRequest;
 use super::params::Params;
 use super::path::Id;
 use super::problem::Problem;
-use super::scope::{self, Columns};
+use super::scope;
 use crate::authn::secret;
 use crate::authz::Target;
 use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails, ViewNode};
 use crate::limits::{self, Described, bounded, described};
-use crate::store::filter::Filter;
-use crate::store::node::{self as store, NodeRecord};
-
-const COLUMNS: Columns =
-    Columns { organization: "node.organization_id = ?", collaboration: "node.collaboration_id {in}", owner: None };
+use crate::store::node as store;
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -40,27 +39,6 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(fetch, update, remove))
         .routes(routes!(renew_api_key))
         .routes(routes!(publish_details))
-}
-
-/// The wire's form.
-fn node(state: &AppState, record: NodeRecord) -> Node {
-    Node {
-        id: record.id,
-        name: record.name,
-        kind: "node".into(),
-        ip: record.ip,
-        last_seen: record.last_seen,
-        status: record.status,
-        organization: Some(state.link("organization", record.organization)),
-        collaboration: Some(state.link("collaboration", record.collaboration)),
-        config: record.config.into_iter().map(|(key, value)| NodeConfigEntry { key, value }).collect(),
-        api_key: None,
-    }
-}
-
-/// What decides who may do what to a node.
-pub(crate) fn target(record: &NodeRecord) -> Target {
-    Target::organization_in(record.organization, record.collaboration).at_node(Some(record.id))
 }
 
 /// Lists nodes.
@@ -111,24 +89,6 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let (found, total) = store::node_page(caller.tx.conn(), &filter, &page).await?;
     let data: Vec<_> = found.into_iter().map(|record| node(&caller.state, record)).collect();
     Ok(page.answer(&params, data, total))
-}
-
-fn visible(caller: &Caller) -> Result<Filter, Problem> {
-    let reach = caller.reach::<ViewNode>()?;
-    let mut filter = Filter::default();
-    scope::restrict(&mut filter, caller, reach, &COLUMNS);
-    if caller.actor.node().is_some() {
-        filter.and_in("node.collaboration_id", caller.actor.collaborations.iter().map(|id| id.get()));
-    }
-    Ok(filter)
-}
-
-/// The nodes of a collaboration, as far as the caller may see them.
-pub(crate) async fn of_collaboration(caller: &mut Caller, id: CollaborationId) -> Result<Vec<Node>, Problem> {
-    let mut filter = visible(caller)?;
-    filter.and_equal("node.collaboration_id", Some(id.get()));
-    let found = store::node_all(caller.tx.conn(), &filter).await?;
-    Ok(found.into_iter().map(|record| node(&caller.state, record)).collect())
 }
 
 /// One node.
@@ -335,12 +295,6 @@ async fn renew_api_key(mut caller: Caller, Body(body): Body<IdBody>) -> Result<J
     caller.commit().await?;
     tracing::info!(node.id = %record.id, "api key of node `{}` replaced", record.name);
     Ok(Json(ApiKey { api_key }))
-}
-
-pub(crate) async fn find(caller: &mut Caller, id: NodeId) -> Result<NodeRecord, Problem> {
-    store::node_fetch(caller.tx.conn(), id)
-        .await?
-        .ok_or_else(|| Problem::not_found(format!("Node id={id} is not found!")))
 }
 
 async fn check_name_free(caller: &mut Caller, name: &str, besides: Option<NodeId>) -> Result<(), Problem> {

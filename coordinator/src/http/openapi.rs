@@ -20,14 +20,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::AppState;
-use super::docs::{self, Page};
+use super::docs::Page;
+use super::operation::{VERBS, operations, parameters};
 use crate::config::Secret;
 use crate::limits::{Described, Limit, Property};
 
 /// The extension by which a list tells [`complete`] its columns.
 const SORT: &str = "x-sort";
-/// The verbs of operations within a path.
-const VERBS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// What is not said at a handler.
 #[derive(Debug, OpenApi)]
@@ -71,7 +70,7 @@ pub(crate) fn base() -> utoipa::openapi::OpenApi {
 }
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(openapi)).routes(routes!(docs::docs))
+    OpenApiRouter::new().routes(routes!(openapi)).routes(routes!(docs))
 }
 
 /// The names by which a list can be sorted, for its declaration.
@@ -84,6 +83,10 @@ pub(crate) fn sortable(columns: &[(&'static str, &'static str)]) -> Vec<&'static
 pub(crate) struct Document {
     json: Bytes,
     page: Page,
+    #[cfg_attr(
+        not(debug_assertions),
+        expect(dead_code, reason = "debug builds check that no query is read undeclared")
+    )]
     queries: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -112,6 +115,7 @@ impl Document {
     }
 
     /// The query arguments of an operation, if there is one.
+    #[cfg(debug_assertions)]
     pub(crate) fn query(&self, verb: &str, path: &str) -> Option<&BTreeSet<String>> {
         self.queries.get(&format!("{verb} {path}"))
     }
@@ -125,17 +129,22 @@ async fn openapi(Extension(document): Extension<Arc<Document>>) -> impl IntoResp
     (headers, document.json.clone())
 }
 
-/// Every operation with its verb and path.
-pub(crate) fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
-    let paths = document["paths"].as_object().into_iter().flatten();
-    paths.flat_map(|(path, item)| {
-        VERBS.into_iter().filter_map(move |verb| item.get(verb).map(|operation| (verb, path.as_str(), operation)))
-    })
-}
-
-/// What an operation takes besides a body.
-pub(crate) fn parameters(operation: &Value) -> impl Iterator<Item = &Value> {
-    operation["parameters"].as_array().into_iter().flatten()
+/// This description, for people.
+#[utoipa::path(
+    get, path = "/docs", tag = "meta",
+    responses((status = 200, body = String, content_type = "text/html")),
+    security(()),
+)]
+async fn docs(Extension(document): Extension<Arc<Document>>) -> impl IntoResponse {
+    let page = document.page();
+    let headers: [(HeaderName, String); 5] = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8".into()),
+        (header::CACHE_CONTROL, "no-cache".into()),
+        (header::CONTENT_SECURITY_POLICY, page.policy().to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".into()),
+        (header::REFERRER_POLICY, "no-referrer".into()),
+    ];
+    (headers, page.html())
 }
 
 /// Adds what holds for every operation.

@@ -272,7 +272,7 @@ async fn rules(mut caller: Caller, Id(id): Id<RoleId>) -> Result<Json<Vec<Rule>>
     let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
     caller.permit::<ViewRole>(id, &target)?;
-    Ok(Json(record.rules.iter().map(|rule| super::rule::rule(&caller.state, rule)).collect()))
+    Ok(Json(record.rules.iter().map(|rule| super::rule::view::rule(&caller.state, rule)).collect()))
 }
 
 /// Gives a role a rule.
@@ -318,7 +318,7 @@ async fn change_rule(mut caller: Caller, id: &str, rule: &str, belongs: bool) ->
     };
     let rules: Granted = grant(&caller.actor, record.rules, after)?;
     store::role_update(&mut caller.tx, permit, &record.name, record.description.as_deref(), Some(rules)).await?;
-    let answer = after.iter().map(|rule| super::rule::rule(&caller.state, rule)).collect();
+    let answer = after.iter().map(|rule| super::rule::view::rule(&caller.state, rule)).collect();
     caller.commit().await?;
     Ok(Json(answer))
 }

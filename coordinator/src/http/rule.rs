@@ -1,5 +1,7 @@
 //! `/rule` (contract A.7.5). The rules are part of the program, so this asks the database only who holds them.
 
+pub(crate) mod view;
+
 use std::cmp::Ordering;
 
 use axum::Json;
@@ -9,6 +11,7 @@ use twinmesh_protocol::wire::{Page, Rule};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::view::rule;
 use super::AppState;
 use super::caller::Caller;
 use super::openapi::sortable;
@@ -23,18 +26,6 @@ const SORTABLE: &[(&str, &str)] =
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(fetch))
-}
-
-/// The wire's form.
-pub(crate) fn rule(state: &AppState, rule: &rule::Rule) -> Rule {
-    Rule {
-        id: RuleId::new(rule.id.into()),
-        name: rule.resource.as_str().into(),
-        operation: rule.operation.as_str().into(),
-        scope: rule.scope.as_str().into(),
-        description: Some(rule.description()),
-        users: state.many("user", "rule_id", i64::from(rule.id)),
-    }
 }
 
 /// Lists rules.

@@ -4,8 +4,9 @@ use lettre::message::header::Headers;
 use twinmesh_protocol::id::UserId;
 use twinmesh_protocol::time::Time;
 
-use super::{MailKind, Mailer};
+use super::Mailer;
 use crate::config::{Config, Encryption};
+use crate::store::outbox::MailKind;
 use crate::store::outbox::Recipient;
 
 /// A mail to somebody whose address, user name and first name are all this text: it goes to one, and has the headers

@@ -7,11 +7,12 @@ use lettre::transport::smtp;
 use tokio_util::sync::CancellationToken;
 use twinmesh_protocol::time::Time;
 
-use super::{MailKind, Mailer};
+use super::Mailer;
 use crate::authn::lockout::Lockout;
 use crate::authn::secret;
 use crate::clock::Clock;
 use crate::store::bell::Bell;
+use crate::store::outbox::MailKind;
 use crate::store::outbox::{
     Letter, Recipient, locked_untold, mail_request, outbox_next, outbox_postpone, outbox_remove, outbox_tried,
 };

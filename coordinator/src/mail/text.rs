@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::MailKind;
 use crate::config::Span;
+use crate::store::outbox::MailKind;
 use crate::store::outbox::Recipient;
 
 /// Who speaks, and of what.

@@ -5,10 +5,10 @@ use sqlx::{AnyConnection, Row as _};
 use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId};
 
 use super::filter::{self, Filter};
+use super::page::PageRequest;
 use super::{Result, Tx, expect_one};
 use crate::authz::Permit;
 use crate::authz::action::{EditAlgorithmStore, LinkAlgorithmStore, UnlinkAlgorithmStore};
-use crate::http::page::PageRequest;
 
 /// A link to a store.
 #[derive(Debug, Clone)]

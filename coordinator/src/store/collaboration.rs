@@ -8,10 +8,10 @@ use twinmesh_protocol::id::{CollaborationId, OrganizationId};
 use twinmesh_protocol::time::Time;
 
 use super::filter::{self, Filter};
+use super::page::PageRequest;
 use super::{Result, Tx, expect_one, removal};
 use crate::authz::Permit;
 use crate::authz::action::{CreateCollaboration, DeleteCollaboration, EditCollaboration, ReplaceMembers};
-use crate::http::page::PageRequest;
 
 /// A collaboration's row.
 #[derive(Debug, Clone)]

@@ -147,7 +147,7 @@ fn read(row: &AnyRow) -> Result<Event> {
         parent_id: row.try_get::<Option<i64>, _>(7)?.map(TaskId::new),
         job_id: row.try_get::<Option<i64>, _>(8)?.map(JobId::new),
         run_id: row.try_get::<Option<i64>, _>(9)?.map(RunId::new),
-        status: status.map(|word| super::run::read_status(&word)).transpose()?,
+        status: status.map(|word| super::read_status(&word)).transpose()?,
     })
 }
 

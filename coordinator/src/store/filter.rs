@@ -4,7 +4,7 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use super::Result;
-use crate::http::page::{Direction, PageRequest};
+use super::page::{Direction, PageRequest};
 
 /// A value bound to a placeholder.
 #[derive(Debug, Clone)]

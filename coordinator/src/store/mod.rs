@@ -23,6 +23,7 @@ pub(crate) mod object;
 pub(crate) mod operator;
 pub(crate) mod organization;
 pub(crate) mod outbox;
+pub(crate) mod page;
 pub(crate) mod peer;
 pub(crate) mod port;
 pub(crate) mod recovery;
@@ -46,6 +47,7 @@ use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Transaction};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use twinmesh_protocol::status::RunStatus;
 use twinmesh_protocol::time::Time;
 
 pub use self::backup::BackupError;
@@ -326,6 +328,16 @@ fn expect(affected: u64, expected: usize) -> Result<()> {
 /// An instant as it stands in a row.
 pub(crate) fn time(micros: Option<i64>) -> Option<Time> {
     micros.map(Time::from_micros)
+}
+
+/// Reads a status word.
+pub(crate) fn read_status(word: &str) -> Result<RunStatus> {
+    word.parse().map_err(|_| StoreError::Corrupt { value: word.into(), expected: "a run status" })
+}
+
+/// Reads a port's number.
+fn port_number(number: i64) -> Result<u16> {
+    u16::try_from(number).map_err(|_| StoreError::Corrupt { value: number.to_string(), expected: "a port" })
 }
 
 /// Databases for tests of this crate.

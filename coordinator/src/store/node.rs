@@ -6,10 +6,10 @@ use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId};
 use twinmesh_protocol::time::Time;
 
 use super::filter::{self, Filter};
+use super::page::PageRequest;
 use super::{Result, Tx, expect_one, removal, time};
 use crate::authz::Permit;
 use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails};
-use crate::http::page::PageRequest;
 
 /// A node's row.
 #[derive(Debug, Clone)]

@@ -10,10 +10,10 @@ use twinmesh_protocol::wire::EventKind;
 
 use super::event::{NewEvent, event_insert};
 use super::filter::{self, Filter};
+use super::page::PageRequest;
 use super::{Result, Tx, expect_one, removal};
 use crate::authz::Permit;
 use crate::authz::action::{CreateOrganization, DeleteOrganization, EditOrganization, ReplacePublicKey};
-use crate::http::page::PageRequest;
 
 /// An organization's row.
 #[derive(Debug, Clone)]

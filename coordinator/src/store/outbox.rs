@@ -9,7 +9,35 @@ use twinmesh_protocol::time::Time;
 use super::bell::Bell;
 use super::{Result, StoreError, Tx, expect_one};
 use crate::authn::lockout::Lockout;
-use crate::mail::MailKind;
+
+/// What a mail is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MailKind {
+    /// A token that sets a new password.
+    RecoverPassword,
+    /// A token that sets up another authenticator.
+    RecoverTwoFactor,
+    /// The account is locked.
+    FailedLogIns,
+}
+
+impl MailKind {
+    pub(crate) const ALL: [Self; 3] = [Self::RecoverPassword, Self::RecoverTwoFactor, Self::FailedLogIns];
+
+    /// As it stands in the outbox.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::RecoverPassword => "recover_password",
+            Self::RecoverTwoFactor => "recover_two_factor",
+            Self::FailedLogIns => "failed_log_ins",
+        }
+    }
+
+    /// The kind with this word.
+    pub(crate) fn read(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+}
 
 /// A mail that is due.
 #[derive(Debug, Clone)]

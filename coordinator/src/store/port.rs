@@ -2,14 +2,14 @@
 
 use sqlx::{AnyConnection, Row as _};
 use twinmesh_protocol::address::overlay_address;
-use twinmesh_protocol::id::{OrganizationId, PortId, RunId, TaskId};
+use twinmesh_protocol::id::{OrganizationId, PortId, TaskId};
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::{AlgorithmAddress, EventKind, NewPort, Port};
 
 use super::event::event_insert;
 use super::filter::{self, Filter};
 use super::run::{IS_OPEN, RunPlace};
-use super::{Result, StoreError, Tx};
+use super::{Result, Tx};
 use crate::authz::Permit;
 use crate::authz::action::OpenPort;
 
@@ -62,12 +62,6 @@ pub(crate) async fn port_insert(
     Ok(Port { id: PortId::new(id), port: new.port, label: new.label.clone() })
 }
 
-/// Takes a run's ports back.
-pub(crate) async fn port_delete(tx: &mut Tx, run: RunId) -> Result<()> {
-    sqlx::query("DELETE FROM algorithm_port WHERE run_id = $1").bind(run.get()).execute(tx.conn()).await?;
-    Ok(())
-}
-
 /// Where the runs asked for are reached, in the order in which their ports were registered.
 pub(crate) async fn address_list(
     conn: &mut AnyConnection,
@@ -107,7 +101,7 @@ pub(crate) async fn address_list(
             let organization_id = OrganizationId::new(row.try_get(2)?);
             Ok(AlgorithmAddress {
                 ip: overlay_address(organization_id).map(|ip| ip.to_string()),
-                port: read_number(row.try_get(0)?)?,
+                port: super::port_number(row.try_get(0)?)?,
                 label: row.try_get(1)?,
                 organization_id,
                 task_id: TaskId::new(row.try_get(3)?),
@@ -115,9 +109,4 @@ pub(crate) async fn address_list(
             })
         })
         .collect()
-}
-
-/// Reads a port's number.
-pub(crate) fn read_number(number: i64) -> Result<u16> {
-    u16::try_from(number).map_err(|_| StoreError::Corrupt { value: number.to_string(), expected: "a port" })
 }

@@ -7,12 +7,12 @@ use sqlx::{AnyConnection, Row as _};
 use twinmesh_protocol::id::{OrganizationId, RoleId, RuleId, UserId};
 
 use super::filter::{self, Filter};
+use super::page::PageRequest;
 use super::{Result, Tx, expect_one};
 use crate::authz::Permit;
 use crate::authz::action::{CreateRole, DeleteRole, EditRole};
 use crate::authz::grant::Granted;
 use crate::authz::rule::RuleSet;
-use crate::http::page::PageRequest;
 
 /// A role's row, with its rules.
 #[derive(Debug, Clone)]

@@ -11,10 +11,10 @@ use twinmesh_protocol::wire::{EventKind, NodeSummary, Port};
 
 use super::event::{NewEvent, NodePlace, event_insert};
 use super::filter::{self, Filter};
-use super::{Result, StoreError, Tx, expect_one};
+use super::page::PageRequest;
+use super::{Result, Tx, expect_one, read_status};
 use crate::authz::Permit;
 use crate::authz::action::{KillNodeTasks, KillTask, ReportRun};
-use crate::http::page::PageRequest;
 use crate::ledger;
 use crate::ledger::kill::Victim;
 use crate::ledger::open::KeptPayload;
@@ -116,11 +116,6 @@ impl RunPlace {
             ..NewEvent::new(kind, now)
         }
     }
-}
-
-/// Reads a status word.
-pub(crate) fn read_status(word: &str) -> Result<RunStatus> {
-    word.parse().map_err(|_| StoreError::Corrupt { value: word.into(), expected: "a run status" })
 }
 
 /// One run.
@@ -306,7 +301,7 @@ async fn fail_siblings(tx: &mut Tx, place: &RunPlace, status: RunStatus, now: Ti
 
 /// Ends the open runs of a task and of everything below it; how many there were.
 pub(crate) async fn kill_task(tx: &mut Tx, permit: Permit<KillTask>, now: Time) -> Result<usize> {
-    let tree = super::task::task_tree(tx.conn(), permit.subject()).await?;
+    let tree = task_tree(tx.conn(), permit.subject()).await?;
     kill_tasks(tx, &tree, now).await
 }
 
@@ -369,6 +364,24 @@ pub(crate) async fn node_place(conn: &mut AnyConnection, id: NodeId) -> Result<O
     .transpose()
 }
 
+/// A task and everything below it, parents before children.
+pub(crate) async fn task_tree(conn: &mut AnyConnection, id: TaskId) -> Result<Vec<TaskId>> {
+    let rows = sqlx::query(
+        "WITH RECURSIVE tree (id) AS (SELECT id FROM task WHERE id = $1 UNION \
+         SELECT task.id FROM task JOIN tree ON task.parent_id = tree.id) SELECT id FROM tree ORDER BY id",
+    )
+    .bind(id.get())
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Ok(TaskId::new(row.try_get(0)?))).collect()
+}
+
+/// Takes a run's ports back.
+pub(crate) async fn port_delete(tx: &mut Tx, run: RunId) -> Result<()> {
+    sqlx::query("DELETE FROM algorithm_port WHERE run_id = $1").bind(run.get()).execute(tx.conn()).await?;
+    Ok(())
+}
+
 /// Writes a run's state, with the event of it if the status changed. A run that ended has no ports any more.
 async fn run_update(tx: &mut Tx, place: &RunPlace, change: RunChange<'_>, now: Time) -> Result<()> {
     let RunChange { state, result, kept, log } = change;
@@ -392,7 +405,7 @@ async fn run_update(tx: &mut Tx, place: &RunPlace, change: RunChange<'_>, now: T
     .await?;
     expect_one(done.rows_affected())?;
     if state.is_finished() {
-        super::port::port_delete(tx, place.id).await?;
+        port_delete(tx, place.id).await?;
     }
     if state.status() != place.state.status() {
         let event = NewEvent { status: Some(state.status()), ..place.event(EventKind::RunStatus, now) };
@@ -451,7 +464,7 @@ async fn complete(conn: &mut AnyConnection, rows: Vec<AnyRow>) -> Result<Vec<Run
 
 fn read_port(row: &AnyRow) -> Result<Port> {
     let port: i64 = row.try_get(2)?;
-    Ok(Port { id: PortId::new(row.try_get(1)?), port: super::port::read_number(port)?, label: row.try_get(3)? })
+    Ok(Port { id: PortId::new(row.try_get(1)?), port: super::port_number(port)?, label: row.try_get(3)? })
 }
 
 fn read(row: &AnyRow) -> Result<RunRecord> {

@@ -8,10 +8,10 @@ use twinmesh_protocol::id::{CollaborationId, OrganizationId, StudyId};
 use twinmesh_protocol::time::Time;
 
 use super::filter::{self, Filter};
+use super::page::PageRequest;
 use super::{Result, Tx, expect_one, removal};
 use crate::authz::Permit;
 use crate::authz::action::{CreateStudy, DeleteStudy, EditStudy};
-use crate::http::page::PageRequest;
 
 /// A study's row, with who takes part.
 #[derive(Debug, Clone)]

@@ -12,11 +12,12 @@ use twinmesh_protocol::wire::{EventKind, TaskDatabase};
 
 use super::event::{NewEvent, event_insert_all};
 use super::filter::{self, Filter};
-use super::run::read_status;
+use super::page::PageRequest;
+use super::read_status;
+use super::run::task_tree;
 use super::{Result, StoreError, Tx, expect_one, rows};
 use crate::authz::Permit;
 use crate::authz::action::{CreateSubtask, CreateTask, DeleteTask};
-use crate::http::page::PageRequest;
 use crate::ledger::open::{KnownCollaboration, KnownNode, KnownStore, KnownStudy, OpenedTask, Place};
 use crate::ledger::run::RunState;
 
@@ -277,18 +278,6 @@ pub(crate) async fn task_status_fetch(conn: &mut AnyConnection, id: TaskId) -> R
     }
     let statuses: Vec<RunStatus> = rows.iter().map(|row| read_status(row.try_get(0)?)).collect::<Result<_>>()?;
     Ok(Some(task_status(statuses)))
-}
-
-/// A task and everything below it, parents before children.
-pub(crate) async fn task_tree(conn: &mut AnyConnection, id: TaskId) -> Result<Vec<TaskId>> {
-    let rows = sqlx::query(
-        "WITH RECURSIVE tree (id) AS (SELECT id FROM task WHERE id = $1 UNION \
-         SELECT task.id FROM task JOIN tree ON task.parent_id = tree.id) SELECT id FROM tree ORDER BY id",
-    )
-    .bind(id.get())
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(|row| Ok(TaskId::new(row.try_get(0)?))).collect()
 }
 
 /// Removes a task and everything below it. What its nodes still run they are told to kill.

@@ -6,13 +6,13 @@ use twinmesh_protocol::id::{OrganizationId, UserId};
 use twinmesh_protocol::time::Time;
 
 use super::filter::{self, Filter};
+use super::page::PageRequest;
 use super::{Result, Tx, expect_one, removal, time};
 use crate::authn::lockout::Attempts;
 use crate::authn::two_factor::{Enrolled, SharedSecret};
 use crate::authz::Permit;
 use crate::authz::action::{ChangePassword, CreateUser, DeleteUser, EditUser};
 use crate::authz::grant::{Granted, GrantedRoles};
-use crate::http::page::PageRequest;
 
 /// A user's row, without what proves who they are.
 #[derive(Debug, Clone)]
