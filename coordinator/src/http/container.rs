@@ -43,8 +43,8 @@ async fn issue(
     let Some(id) = store::run::run_of(conn, task.id, organization).await? else {
         return Err(Problem::unauthorized("not_receiver", "The task has no run at the node's organization"));
     };
-    let place = run::find(&mut caller, id).await?;
-    caller.permit::<IssueContainerToken>(id, &run::target(&place))?;
+    let place = run::view::find(&mut caller, id).await?;
+    caller.permit::<IssueContainerToken>(id, &run::view::target(&place))?;
     if task.image != request.image {
         return Err(Problem::unauthorized("other_image", "The image is not that of the task"));
     }

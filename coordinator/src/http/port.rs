@@ -30,8 +30,8 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 )]
 #[tracing::instrument(name = "http.port.create", skip_all, fields(run.id = %new.run_id))]
 async fn create(mut caller: Caller, Body(new): Body<NewPort>) -> Result<(StatusCode, Json<Port>), Problem> {
-    let place = run::find(&mut caller, new.run_id).await?;
-    let permit = caller.permit::<OpenPort>(place.id, &run::target(&place))?;
+    let place = run::view::find(&mut caller, new.run_id).await?;
+    let permit = caller.permit::<OpenPort>(place.id, &run::view::target(&place))?;
     if place.state.is_finished() {
         return Err(Problem::bad_request("run_finished", "A finished run cannot expose a port"));
     }
@@ -50,8 +50,8 @@ async fn create(mut caller: Caller, Body(new): Body<NewPort>) -> Result<(StatusC
 #[tracing::instrument(name = "http.port.delete", skip_all)]
 async fn delete(mut caller: Caller, params: Params) -> Result<Json<Message>, Problem> {
     let id = params.get::<RunId>("run_id")?.ok_or_else(|| invalid("run_id", "it is required"))?;
-    let place = run::find(&mut caller, id).await?;
-    let permit = caller.permit::<OpenPort>(place.id, &run::target(&place))?;
+    let place = run::view::find(&mut caller, id).await?;
+    let permit = caller.permit::<OpenPort>(place.id, &run::view::target(&place))?;
     store::run::port_delete(&mut caller.tx, permit.subject()).await?;
     caller.commit().await?;
     Ok(Message::new("Ports removed from the database."))

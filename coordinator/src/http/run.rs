@@ -1,27 +1,28 @@
 //! Runs (contract A.7.8).
 
 pub(crate) mod list;
+pub(crate) mod view;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use twinmesh_protocol::id::{ObjectId, RunId};
+use twinmesh_protocol::id::RunId;
 use twinmesh_protocol::payload::{PayloadForm, classify};
-use twinmesh_protocol::wire::{One, Run, RunPatch, RunResultLink, Task};
+use twinmesh_protocol::wire::{Run, RunPatch};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::view::{find, find_kept, missing, target, view};
 use super::AppState;
 use super::body::Body;
 use super::caller::{Caller, Visitor};
 use super::params::Params;
 use super::path::Id;
 use super::problem::Problem;
-use crate::authz::Target;
 use crate::authz::action::{ReportRun, ViewRun};
 use crate::ledger::open::KeptPayload;
 use crate::ledger::run::{IllegalTransition, Report};
 use crate::store;
-use crate::store::run::{RunPlace, RunRecord};
+use crate::store::run::RunPlace;
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list::runs)).routes(routes!(fetch, report))
@@ -73,54 +74,6 @@ async fn report(visitor: Visitor, Id(id): Id<RunId>, Body(patch): Body<RunPatch>
     meter.run_moved(before, state.status(), pending);
     tracing::info!(status = %state.status(), "run reported");
     Ok(Json(answer).into_response())
-}
-
-/// A run as it goes over the wire (contract A.6).
-pub(crate) fn view(state: &AppState, record: RunRecord, task: Option<Task>) -> Run {
-    let result = state.run_link("result", record.id);
-    Run {
-        id: record.id,
-        status: record.state.status(),
-        input: record.input,
-        log: record.log,
-        assigned_at: Some(record.assigned_at),
-        started_at: record.state.started_at(),
-        finished_at: record.state.finished_at(),
-        cleanup_at: record.cleanup_at,
-        blob_storage_used: record.blob_storage_used,
-        organization: Some(state.link("organization", record.organization_id)),
-        task: Some(match task {
-            Some(task) => One::Item(Box::new(task)),
-            None => One::Link(state.task_link(record.task_id)),
-        }),
-        results: Some(RunResultLink { id: record.id, link: result.link, methods: result.methods }),
-        node: record.node,
-        ports: record.ports,
-        kill_requested: record.state.kill_requested(),
-    }
-}
-
-/// What decides who may see a run or report on it: whose task it is, where, and which node works on it.
-pub(crate) fn target(place: &RunPlace) -> Target {
-    Target::organization_in(place.init_org, place.collaboration_id).owned_by(place.init_user).at_node(place.node_id)
-}
-
-/// Finds a run.
-pub(crate) async fn find(caller: &mut Caller, id: RunId) -> Result<RunPlace, Problem> {
-    store::run::run_place(caller.tx.conn(), id).await?.ok_or_else(|| missing(id))
-}
-
-fn missing(id: RunId) -> Problem {
-    Problem::not_found(format!("Run id={id} not found!"))
-}
-
-/// What is kept outside of the rows, if a payload's text names such; it must be whole and uploaded by the caller's
-/// organization.
-pub(super) async fn find_kept(caller: &mut Caller, text: &str) -> Result<Option<KeptPayload>, Problem> {
-    let Ok(id) = text.parse::<ObjectId>() else { return Ok(None) };
-    let kept = store::object::object_claim(&mut caller.tx, id, caller.actor.organization).await?;
-    let unknown = || Problem::bad_request("payload_unknown", format!("Your organization has no whole upload {id}"));
-    Ok(Some(kept.ok_or_else(unknown)?))
 }
 
 /// A result leaves its node protected where the collaboration is; the coordinator never keeps it in clear.

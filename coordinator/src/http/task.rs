@@ -16,7 +16,6 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub(crate) use self::list::scope as list_scope;
 use super::AppState;
 use super::algorithm_store;
 use super::answer::Message;
@@ -113,7 +112,7 @@ async fn weigh(caller: &mut Caller, request: NewTask, known: &[KnownInput]) -> R
 
     let mut known = known.to_vec();
     for (entry, known) in request.organizations.iter().zip(&mut known) {
-        if let Some(kept) = super::run::find_kept(caller, &entry.input).await? {
+        if let Some(kept) = super::run::view::find_kept(caller, &entry.input).await? {
             *known = KnownInput { form: kept.form, kept: Some(kept) };
         }
     }
@@ -168,7 +167,7 @@ async fn fetch(mut caller: Caller, params: Params, Id(id): Id<TaskId>) -> Result
     let include = view::Include::read(&params);
     if include.any() {
         // What is nested is seen by the rules of what it is.
-        caller.permit::<ViewRun>(view::any_run(), &target(&record))?;
+        caller.permit::<ViewRun>(super::run::view::any_run(), &target(&record))?;
     }
     let tasks = view::tasks(&mut caller, vec![record], include).await?;
     let task = tasks.into_iter().next().ok_or_else(|| not_found(id))?;

@@ -95,7 +95,7 @@ async fn may_see(caller: &mut Caller, object: &ObjectRecord) -> Result<bool, Pro
     }
     for id in runs {
         if let Some(place) = store::run::run_place(caller.tx.conn(), id).await?
-            && caller.permit::<ViewRun>(place.id, &run::target(&place)).is_ok()
+            && caller.permit::<ViewRun>(place.id, &run::view::target(&place)).is_ok()
         {
             return Ok(true);
         }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use axum::response::Response;
-use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RunId, TaskId};
+use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, TaskId};
 use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::{Page, Run, RunResult, Task};
 use utoipa::IntoParams;
 
-use super::view;
+use super::view::{any_run, view};
 use crate::authz::Target;
 use crate::authz::action::{ViewRun, ViewTask};
 use crate::http::caller::Caller;
@@ -16,7 +16,9 @@ use crate::http::openapi::sortable;
 use crate::http::page::PageRequest;
 use crate::http::params::{Params, invalid};
 use crate::http::problem::Problem;
-use crate::http::{result, task};
+use crate::http::result::view as result;
+use crate::http::task::list::scope;
+use crate::http::task::view::task;
 use crate::limits::RECEIVERS;
 use crate::store;
 use crate::store::filter::Filter;
@@ -103,10 +105,10 @@ pub(crate) async fn complete(
     if include_task {
         let reach = caller.reach::<ViewTask>()?;
         let mut filter = Filter::default();
-        task::list_scope(&mut filter, caller, reach);
+        scope(&mut filter, caller, reach);
         filter.and_in("task.id", records.iter().map(|record| record.task_id.get()));
         for record in store::task::task_all(caller.tx.conn(), &filter).await? {
-            tasks.insert(record.id, Task { runs: None, ..task::view::task(&state, record) });
+            tasks.insert(record.id, Task { runs: None, ..task(&state, record) });
         }
     }
     let run = |record: RunRecord| {
@@ -119,7 +121,7 @@ pub(crate) async fn complete(
 async fn read(caller: &mut Caller, params: &Params) -> Result<(Filter, PageRequest), Problem> {
     let reach = caller.reach::<ViewRun>()?;
     let mut filter = Filter::default();
-    task::list_scope(&mut filter, caller, reach);
+    scope(&mut filter, caller, reach);
     let mut request = PageRequest::read(params, SORTABLE)?;
 
     // Stock proxies send some arguments twice; the first counts.
@@ -165,9 +167,4 @@ async fn read(caller: &mut Caller, params: &Params) -> Result<(Filter, PageReque
 
 fn lacks(noun: &str, id: impl std::fmt::Display) -> Problem {
     Problem::unauthorized("not_allowed", format!("You lack the permission to view runs from {noun} {id}!"))
-}
-
-/// An id for decisions about runs in general.
-fn any_run() -> RunId {
-    RunId::new(0)
 }

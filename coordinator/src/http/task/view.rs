@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use twinmesh_protocol::id::{AlgorithmStoreId, RunId, StudyId, TaskId};
+use twinmesh_protocol::id::{AlgorithmStoreId, StudyId, TaskId};
 use twinmesh_protocol::wire::{Many, Run, RunResult, Task};
 
 use crate::http::AppState;
 use crate::http::caller::Caller;
 use crate::http::params::Params;
 use crate::http::problem::Problem;
-use crate::http::{result, run};
+use crate::http::{result::view as result, run::view as run};
 use crate::store;
 use crate::store::task::TaskRecord;
 
@@ -85,9 +85,4 @@ pub(crate) async fn tasks(
         }
     }
     Ok(tasks)
-}
-
-/// An id for decisions about the runs of a task as a whole.
-pub(crate) fn any_run() -> RunId {
-    RunId::new(0)
 }
