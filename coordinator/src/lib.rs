@@ -227,7 +227,7 @@ impl Coordinator {
             node_grace: config.limits.node_grace.0,
             instance: Instance {
                 id: instance,
-                family: authn::secret::family(&secret),
+                words: authn::secret::Sealed::new(&secret, "guesses"),
                 lease: config.limits.instance_lease.0,
                 relay,
             },

@@ -1,8 +1,9 @@
 //! Where a request comes from, and how often it may guess.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::request::Parts;
@@ -11,6 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use twinmesh_protocol::time::Time;
 use utoipa::IntoResponses;
 use utoipa::openapi::{RefOr, Response, ResponseBuilder};
+use uuid::Uuid;
 
 use super::AppState;
 use super::event::presence::Instance;
@@ -18,6 +20,8 @@ use super::problem::Problem;
 use crate::authn::limiter::Key;
 use crate::config::Network;
 
+/// How old what another instance tells may be, by both clocks.
+const FRESH: Duration = Duration::from_secs(60);
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// Somebody who is about to show a secret, and where they come from; nobody knows for a request that came by no network.
@@ -90,9 +94,12 @@ impl Drop for Guess {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (state, keys) = (self.state.clone(), std::mem::take(&mut self.keys));
         runtime.spawn(async move {
-            let Instance { id, family, .. } = state.instance();
+            let Instance { id, words, .. } = state.instance();
             let keys: Vec<String> = keys.iter().map(Key::to_string).collect();
-            if let Err(error) = state.store().tell(&format!("{family} {id} wrong {}", keys.join(" "))).await {
+            // That the same was guessed twice makes two of them.
+            let one = Uuid::new_v4().simple();
+            let told = words.seal(&format!("{id} {} {one} wrong {}", state.now().micros(), keys.join(" ")));
+            if let Err(error) = state.store().tell(&told).await {
                 tracing::warn!("cannot tell other coordinators of a wrong guess: {error}");
             }
         });
@@ -106,6 +113,7 @@ pub(crate) fn hear_of_guesses(state: &AppState) {
     }
     let (state, mut words) = (state.clone(), state.store().words());
     tokio::spawn(async move {
+        let mut heard = Heard::default();
         loop {
             let told = tokio::select! {
                 () = state.shutdown().cancelled() => return,
@@ -113,8 +121,9 @@ pub(crate) fn hear_of_guesses(state: &AppState) {
             };
             match told {
                 Ok(told) => {
-                    if let Some(keys) = wrong_elsewhere(&told, state.instance()) {
-                        state.limiter().take_in(&keys, state.now());
+                    let now = state.now();
+                    if let Some(keys) = heard.wrong_elsewhere(&told, state.instance(), now) {
+                        state.limiter().take_in(&keys, now);
                     }
                 }
                 Err(RecvError::Lagged(lost)) => tracing::warn!(lost, "did not hear of all guesses elsewhere"),
@@ -124,16 +133,27 @@ pub(crate) fn hear_of_guesses(state: &AppState) {
     });
 }
 
-/// To whom a wrong guess is charged that another instance of ours tells of.
-fn wrong_elsewhere(told: &str, own: &Instance) -> Option<Vec<Key>> {
-    let mut words = told.split(' ');
-    let is_ours = words.next() == Some(own.family.as_str());
-    let is_elsewhere = words.next().is_some_and(|id| id != own.id.to_string());
-    let is_wrong = words.next() == Some("wrong");
-    if !(is_ours && is_elsewhere && is_wrong) {
-        return None;
+/// What other instances told lately: whoever may listen at the database may repeat it.
+#[derive(Debug, Default)]
+struct Heard(BTreeSet<(Time, String)>);
+
+impl Heard {
+    /// To whom a wrong guess is charged that another instance of ours tells of.
+    fn wrong_elsewhere(&mut self, told: &str, own: &Instance, now: Time) -> Option<Vec<Key>> {
+        let mut words = own.words.open(told)?.split(' ');
+        let is_elsewhere = words.next().is_some_and(|id| id != own.id.to_string());
+        let at = Time::from_micros(words.next()?.parse().ok()?);
+        let one = words.next()?.to_owned();
+        let is_wrong = words.next() == Some("wrong");
+        if !(is_elsewhere && is_wrong) || now.since(at).max(at.since(now)) > FRESH {
+            return None;
+        }
+        self.0.retain(|(at, _)| now.since(*at) <= FRESH);
+        if !self.0.insert((at, one)) {
+            return None;
+        }
+        words.map(|key| key.parse().ok()).collect()
     }
-    words.map(|key| key.parse().ok()).collect()
 }
 
 /// The address for which a connection speaks. Each proxy adds, at the end, whom it heard from; what stands before the
@@ -166,6 +186,28 @@ fn read(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authn::secret::Sealed;
+    use crate::store::instance::InstanceId;
+
+    #[test]
+    fn what_is_told_of_guesses_is_believed_once_and_of_our_own_instances_only() {
+        let ours = |id: &str| Instance {
+            id: InstanceId::new(id),
+            words: Sealed::new(b"secret", "guesses"),
+            lease: Duration::from_secs(1),
+            relay: None,
+        };
+        let told = |at: i64| format!("{} {at} x wrong address=192.0.2.1", ours("b").id);
+        let (at, own, mut heard) = (Time::from_micros(1_000_000_000), ours("a"), Heard::default());
+        let sealed = own.words.seal(&told(at.micros()));
+        assert_eq!(heard.wrong_elsewhere(&told(at.micros()), &own, at), None, "no proof");
+        assert_eq!(heard.wrong_elsewhere(&sealed, &ours("b"), at), None, "its own");
+        let late = at.plus(FRESH).plus(Duration::from_secs(1));
+        assert_eq!(heard.wrong_elsewhere(&sealed, &own, late), None, "too late");
+        let keys = heard.wrong_elsewhere(&sealed, &own, at).unwrap();
+        assert_eq!(keys, [Key::address("192.0.2.1".parse().unwrap())]);
+        assert_eq!(heard.wrong_elsewhere(&sealed, &own, at.plus(FRESH)), None, "repeated");
+    }
 
     #[test]
     fn only_proxies_of_ours_are_believed() {

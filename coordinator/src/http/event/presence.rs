@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use twinmesh_protocol::id::NodeId;
 use twinmesh_protocol::wire::RelayPlace;
 
+use crate::authn::secret::Sealed;
 use crate::clock::Clock;
 use crate::relay::Relay;
 use crate::store::event::NodePlace;
@@ -30,8 +31,8 @@ const BEATS: u32 = 4;
 #[derive(Debug, Clone)]
 pub(crate) struct Instance {
     pub(crate) id: InstanceId,
-    /// What all instances on the database have in common, and nobody else.
-    pub(crate) family: String,
+    /// By which it knows the words of other instances from those of anybody else at the database.
+    pub(crate) words: Sealed,
     /// How long an instance may be silent before the others take its nodes offline.
     pub(crate) lease: Duration,
     /// Its meeting point, of which all others tell.
