@@ -169,7 +169,10 @@ pub(crate) fn faults(body: &impl Bounded) -> FieldErrors {
     judge.errors
 }
 
-/// Collects what is too short or too long.
+/// How many faults of one body are told.
+const MAX_FAULTS: usize = 100;
+
+/// Collects what is too short or too long, in little memory whatever the body.
 #[derive(Debug, Default)]
 pub(crate) struct Judge {
     errors: FieldErrors,
@@ -179,15 +182,21 @@ pub(crate) struct Judge {
 
 impl Judge {
     /// Judges one property.
-    pub(crate) fn size(&mut self, name: &str, value: &impl Measured, limit: Limit) {
-        if let Some(fault) = limit.fault(value) {
+    /// Whether it is as it should be.
+    pub(crate) fn size(&mut self, name: &str, value: &impl Measured, limit: Limit) -> bool {
+        let Some(fault) = limit.fault(value) else { return true };
+        if self.errors.len() < MAX_FAULTS {
             self.errors.entry(format!("{}{name}", self.within)).or_default().push(fault);
         }
+        false
     }
 
     /// Judges each item of a list.
     pub(crate) fn each<T: Measured>(&mut self, name: &str, list: &impl Listed<T>, limit: Limit) {
-        for (at, item) in list.items().iter().enumerate() {
+        for (at, item) in list.items().iter().enumerate().filter(|(_, item)| limit.fault(*item).is_some()) {
+            if self.errors.len() >= MAX_FAULTS {
+                return;
+            }
             self.size(&format!("{name}[{at}]"), item, limit);
         }
     }
@@ -313,16 +322,18 @@ macro_rules! bounded {
     (@items each $item:ident) => { Some($crate::limits::$item) };
     (@items $manner:ident) => { None };
     (@judge $judge:ident, $name:expr, $value:expr, $limit:ident) => {
-        $judge.size($name, &$value, $crate::limits::$limit)
+        let _ = $judge.size($name, &$value, $crate::limits::$limit);
     };
     (@judge $judge:ident, $name:expr, $value:expr, $limit:ident, told) => {};
     (@judge $judge:ident, $name:expr, $value:expr, $limit:ident, nested) => {{
-        $judge.size($name, &$value, $crate::limits::$limit);
-        $judge.nested($name, &$value)
+        if $judge.size($name, &$value, $crate::limits::$limit) {
+            $judge.nested($name, &$value);
+        }
     }};
     (@judge $judge:ident, $name:expr, $value:expr, $limit:ident, each $item:ident) => {{
-        $judge.size($name, &$value, $crate::limits::$limit);
-        $judge.each($name, &$value, $crate::limits::$item)
+        if $judge.size($name, &$value, $crate::limits::$limit) {
+            $judge.each($name, &$value, $crate::limits::$item);
+        }
     }};
 }
 pub(crate) use bounded;
@@ -441,6 +452,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn few_faults_are_told_of_a_body_that_is_nothing_but_faults() {
+        let receiver = json!({"id": 1, "input": ""});
+        let body = |databases: usize| {
+            let database = json!({"label": "", "preprocessing": vec![json!({"function": ""}); 1000]});
+            let body = json!({"image": "i", "organizations": [receiver], "databases": vec![database; databases]});
+            serde_json::from_value::<NewTask>(body).unwrap()
+        };
+        assert_eq!(faults(&body(1000)).len(), MAX_FAULTS);
+        // Of a list that is too long itself nothing else is told.
+        let too_many = faults(&body(1001));
+        assert_eq!(too_many.keys().filter(|field| field.starts_with("databases")).collect::<Vec<_>>(), ["databases"]);
+    }
 
     #[test]
     fn what_is_too_long_is_named_by_its_path() {
