@@ -201,8 +201,12 @@ impl Workshop {
         work: impl FnOnce(&mut Memory) -> T + Send + 'static,
     ) -> Result<T, HashError> {
         let (done, answer) = oneshot::channel();
-        // Who asked may have hung up meanwhile.
-        let job: Job = Box::new(move |memory| drop(done.send(work(memory))));
+        let job: Job = Box::new(move |memory| {
+            // Who asked may have hung up meanwhile, and then it is not worth the work.
+            if !done.is_closed() {
+                drop(done.send(work(memory)));
+            }
+        });
         self.jobs.send(job).map_err(|error| HashError(error.to_string()))?;
         answer.await.map_err(|error| HashError(error.to_string()))
     }
@@ -251,11 +255,11 @@ fn output(
 ) -> argon2::Result<Vec<u8>> {
     let mut out = vec![0; length];
     memory.resize(argon2.params().block_count().max(memory.len()), Block::new());
-    argon2.hash_password_into_with_memory(password.as_bytes(), salt, &mut out, &mut *memory)?;
+    let hashed = argon2.hash_password_into_with_memory(password.as_bytes(), salt, &mut out, &mut *memory);
     if memory.len() > STANDARD_BLOCKS as usize {
         *memory = Memory::new();
     }
-    Ok(out)
+    hashed.map(|()| out)
 }
 
 fn matches_bcrypt(password: &str, hash: &str) -> bool {
