@@ -47,6 +47,10 @@ async fn columns(
     collaboration::find(&mut caller, id).await?;
     // Algorithms make subtasks by another right.
     caller.permit::<CreateTask>(id, &Target::collaboration(id))?;
+    if task::is_repeated(&mut caller, &headers, &asking).await? {
+        drop(caller);
+        return task::open(&visitor, &headers, asking).await;
+    }
     task::check(&mut caller, &asking).await?;
     let columns = store::node::column_list(caller.tx.conn(), id, &label).await?;
     drop(caller);

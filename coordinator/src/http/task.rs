@@ -237,6 +237,12 @@ impl IntoParams for IdempotencyKey {
     }
 }
 
+/// Whether this request has made its task before.
+pub(crate) async fn is_repeated(caller: &mut Caller, headers: &HeaderMap, request: &NewTask) -> Result<bool, Problem> {
+    let key = idempotency_key(headers)?;
+    Ok(find_repeated(caller, key.as_deref(), request).await?.is_some())
+}
+
 /// The task that this request has made before, by the caller's own key or by its manifest.
 async fn find_repeated(
     caller: &mut Caller,

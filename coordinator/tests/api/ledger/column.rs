@@ -82,6 +82,9 @@ async fn columns_that_no_node_shared_are_asked_for_by_a_task() {
     let run = federation.run(id(&task), 1).await;
     assert_eq!((&run["input"], &run["status"]), (&json!(plain()), &json!("pending")));
     assert_eq!(id(&ask().await.expect(200)), id(&task), "a request repeated under its key makes one task");
+    let details = json!({"databases": [{"label": "default", "type": "csv", "columns": ["age"]}], "allowed_users": [9]});
+    share(&federation, 1, details).await;
+    assert_eq!(id(&ask().await.expect(200)), id(&task), "also when it would be answered otherwise by now");
     assert_eq!(tasks(&federation).await, 1);
 }
 
