@@ -214,6 +214,12 @@ impl Shell {
             }
         }
         self.leave_relays();
+        // Those that are still connected stay as long as there is room for them.
+        while self.places.len() > MAX_RELAYS {
+            let Some(id) = self.places.iter().find(|(_, place)| !place.named).map(|(id, _)| *id) else { break };
+            self.places.remove(&id);
+            let _ = self.swarm.disconnect_peer_id(id);
+        }
         self.trust_relays();
         self.publish();
     }
