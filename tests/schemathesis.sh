@@ -62,7 +62,7 @@ ask() {
     shift 2
     say "asking as $who"
     # It leaves files where it stands.
-    (cd "$dir" && SCHEMATHESIS_HOOKS=hooks PYTHONPATH=$here "$venv/bin/st" --config-file "$here/schemathesis.toml" run "$url/openapi.json" \
+    (cd "$dir" && SCHEMATHESIS_HOOKS=hooks PYTHONPATH=$here "$venv/bin/python" "$venv/bin/st" --config-file "$here/schemathesis.toml" run "$url/openapi.json" \
         --header "Authorization: Bearer $token" --phases examples,coverage,fuzzing --max-time "${SECONDS_EACH:-25}" \
         --warnings off --no-color "$@") >"$dir/report" 2>&1 || {
         failed=yes
