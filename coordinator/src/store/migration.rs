@@ -35,6 +35,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, sql: include_str!("../../migrations/0005_administration.sql") },
     Migration { version: 6, sql: include_str!("../../migrations/0006_history.sql") },
     Migration { version: 7, sql: include_str!("../../migrations/0007_relay.sql") },
+    Migration { version: 8, sql: include_str!("../../migrations/0008_status.sql") },
 ];
 
 /// What has been applied to a database: by number, with its checksum if that was kept.

@@ -3,12 +3,19 @@
 /// The most rows in one statement; with it SQLite's bound of 32,766 values is far away.
 const MOST: usize = 256;
 
-/// Rows in groups that a statement takes, in order. Each is as large as a power of two, so that there are few different
-/// statements for the engine to prepare and keep.
+/// So few rows go in one statement, whatever their number.
+const FEW: usize = 8;
+
+/// Rows in groups that a statement takes, in order. Those of more than [`FEW`] are as large as a power of two, so that
+/// there are few different statements for the engine to prepare and keep.
 pub(super) fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
-        let largest = 1_usize << rows.len().checked_ilog2()?;
-        let (chunk, rest) = rows.split_at(largest.min(MOST));
+        let count = match rows.len() {
+            0 => return None,
+            few @ 1..=FEW => few,
+            many => (1 << many.ilog2()).min(MOST),
+        };
+        let (chunk, rest) = rows.split_at(count);
         rows = rest;
         Some(chunk)
     })
@@ -42,10 +49,11 @@ mod tests {
     #[test]
     fn every_row_is_in_one_group_and_groups_have_few_sizes() {
         let rows: Vec<usize> = (0..1000).collect();
-        for count in [0, 1, 2, 3, 100, 256, 257, 1000] {
+        for count in [0, 1, 2, 3, 8, 9, 100, 256, 257, 1000] {
             let groups: Vec<&[usize]> = chunks(&rows[..count]).collect();
             assert_eq!(groups.concat(), rows[..count]);
-            assert!(groups.iter().all(|group| group.len().is_power_of_two() && group.len() <= MOST));
+            let is_common = |size: usize| size <= FEW || (size.is_power_of_two() && size <= MOST);
+            assert!(groups.iter().all(|group| is_common(group.len())));
         }
     }
 

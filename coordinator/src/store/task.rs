@@ -1,6 +1,6 @@
 //! The task's rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
@@ -11,7 +11,7 @@ use twinmesh_protocol::time::Time;
 use twinmesh_protocol::wire::{EventKind, TaskDatabase};
 
 use super::event::{NewEvent, event_insert_all};
-use super::filter::{self, Filter};
+use super::filter::{self, Filter, Value};
 use super::page::PageRequest;
 use super::read_status;
 use super::run::task_tree;
@@ -40,17 +40,6 @@ pub(crate) const SORTABLE: &[(&str, &str)] = &[
     ("created_at", "task.created_at"),
     ("algorithm_store_id", "task.algorithm_store_id"),
 ];
-
-/// A task's status as a condition; the same rule as [`task_status`].
-pub(crate) const HAS_STATUS: &str = "CASE \
-    WHEN EXISTS (SELECT 1 FROM run r WHERE r.task_id = task.id \
-                 AND r.status NOT IN ('pending', 'initializing', 'active', 'completed')) \
-    THEN (SELECT CASE WHEN COUNT(DISTINCT r.status) = 1 THEN MIN(r.status) ELSE 'failed' END FROM run r \
-          WHERE r.task_id = task.id AND r.status NOT IN ('pending', 'initializing', 'active', 'completed')) \
-    WHEN EXISTS (SELECT 1 FROM run r WHERE r.task_id = task.id AND r.status = 'active') THEN 'active' \
-    WHEN EXISTS (SELECT 1 FROM run r WHERE r.task_id = task.id AND r.status = 'initializing') THEN 'initializing' \
-    WHEN EXISTS (SELECT 1 FROM run r WHERE r.task_id = task.id AND r.status = 'pending') THEN 'pending' \
-    ELSE 'completed' END = ?";
 
 /// A task with what follows from its runs.
 #[derive(Debug, Clone)]
@@ -280,6 +269,72 @@ pub(crate) async fn task_status_fetch(conn: &mut AnyConnection, id: TaskId) -> R
     Ok(Some(task_status(statuses)))
 }
 
+/// Leaves the tasks of a status: the rule of [`task_status`] in terms of their runs.
+///
+/// A task has the status of the first of its runs' statuses in the order failed, active, initializing, pending,
+/// completed. Runs of the first four are few, whatever the history, and have an index of their own.
+pub(crate) fn has_status(filter: &mut Filter, status: RunStatus) {
+    let failures: Vec<RunStatus> = RunStatus::ALL.into_iter().filter(|known| known.is_failed()).collect();
+    let before = |first: &[RunStatus]| [failures.as_slice(), first].concat();
+    match status {
+        RunStatus::Completed => {
+            let sql = "NOT EXISTS (SELECT 1 FROM run r WHERE r.task_id = task.id AND r.status <> 'completed')";
+            filter.and(sql, []);
+        }
+        RunStatus::Pending => {
+            has_run(filter, status);
+            has_no_run(filter, &before(&[RunStatus::Active, RunStatus::Initializing]));
+        }
+        RunStatus::Initializing => {
+            has_run(filter, status);
+            has_no_run(filter, &before(&[RunStatus::Active]));
+        }
+        RunStatus::Active => {
+            has_run(filter, status);
+            has_no_run(filter, &failures);
+        }
+        // Also of those that failed in several ways.
+        RunStatus::Failed => {
+            let (words, values) = word_list(&failures);
+            let sql = format!(
+                "task.id IN (SELECT r.task_id FROM run r WHERE r.status IN {words} AND r.status <> 'completed' \
+                 GROUP BY r.task_id HAVING COUNT(DISTINCT r.status) > 1 OR MIN(r.status) = 'failed')"
+            );
+            filter.and_any(vec![(sql, values)]);
+        }
+        RunStatus::StartFailed
+        | RunStatus::NonExistingImage
+        | RunStatus::Crashed
+        | RunStatus::Killed
+        | RunStatus::NotAllowed
+        | RunStatus::UnknownError => {
+            has_run(filter, status);
+            let others: Vec<RunStatus> = failures.into_iter().filter(|failure| *failure != status).collect();
+            has_no_run(filter, &others);
+        }
+    }
+}
+
+/// Leaves the tasks with a run of a status other than completed.
+fn has_run(filter: &mut Filter, status: RunStatus) {
+    // The second condition is the index's own.
+    let sql = "task.id IN (SELECT r.task_id FROM run r WHERE r.status = ? AND r.status <> 'completed')";
+    filter.and(sql, [status.as_str().into()]);
+}
+
+/// Leaves the tasks without a run of any of these statuses.
+fn has_no_run(filter: &mut Filter, statuses: &[RunStatus]) {
+    let (words, values) = word_list(statuses);
+    let sql = format!("NOT EXISTS (SELECT 1 FROM run r WHERE r.task_id = task.id AND r.status IN {words})");
+    filter.and_any(vec![(sql, values)]);
+}
+
+/// `(?, …)` and what stands there.
+fn word_list(statuses: &[RunStatus]) -> (String, Vec<Value>) {
+    let words = vec!["?"; statuses.len()].join(", ");
+    (format!("({words})"), statuses.iter().map(|status| status.as_str().into()).collect())
+}
+
 /// Removes a task and everything below it. What its nodes still run they are told to kill.
 pub(crate) async fn task_remove(tx: &mut Tx, permit: Permit<DeleteTask>, now: Time) -> Result<()> {
     let tree = task_tree(tx.conn(), permit.subject()).await?;
@@ -348,10 +403,7 @@ pub(crate) async fn place_fetch(
     }
     let id = collaboration.or(place.study.as_ref().map(|study| study.collaboration_id));
     if let Some(id) = id {
-        place.collaboration = collaboration_fetch(conn, id).await?;
-    }
-    if let Some(collaboration) = &place.collaboration {
-        place.nodes = nodes_fetch(conn, collaboration.id).await?;
+        (place.collaboration, place.nodes) = collaboration_fetch(conn, id).await?;
     }
     if let Some(store) = store {
         let row = sqlx::query("SELECT collaboration_id FROM algorithm_store WHERE id = $1")
@@ -366,19 +418,39 @@ pub(crate) async fn place_fetch(
     Ok(place)
 }
 
-async fn collaboration_fetch(conn: &mut AnyConnection, id: CollaborationId) -> Result<Option<KnownCollaboration>> {
-    let row = sqlx::query("SELECT encrypted FROM collaboration WHERE id = $1")
-        .bind(id.get())
-        .fetch_optional(&mut *conn)
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    let encrypted: i64 = row.try_get(0)?;
-    let members = sqlx::query("SELECT organization_id FROM collaboration_organization WHERE collaboration_id = $1")
-        .bind(id.get())
-        .fetch_all(conn)
-        .await?;
-    let members = members.iter().map(|row| Ok(OrganizationId::new(row.try_get(0)?))).collect::<Result<_>>()?;
-    Ok(Some(KnownCollaboration { id, encrypted: encrypted != 0, members }))
+/// A collaboration and its nodes, by one question: whoever opens a task holds everybody else's turn meanwhile.
+async fn collaboration_fetch(
+    conn: &mut AnyConnection,
+    id: CollaborationId,
+) -> Result<(Option<KnownCollaboration>, BTreeMap<OrganizationId, KnownNode>)> {
+    let rows = sqlx::query(
+        "SELECT encrypted, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS TEXT), CAST(NULL AS TEXT) \
+         FROM collaboration WHERE id = $1 \
+         UNION ALL SELECT NULL, organization_id, NULL, NULL, NULL FROM collaboration_organization \
+         WHERE collaboration_id = $1 \
+         UNION ALL SELECT NULL, NULL, node.organization_id, node_config.key, node_config.value FROM node \
+         LEFT JOIN node_config ON node_config.node_id = node.id \
+         AND node_config.key IN ('allowed_users', 'allowed_orgs') WHERE node.collaboration_id = $1",
+    )
+    .bind(id.get())
+    .fetch_all(conn)
+    .await?;
+    let mut encrypted = None;
+    let mut members = BTreeSet::new();
+    let mut nodes: BTreeMap<OrganizationId, KnownNode> = BTreeMap::new();
+    for row in &rows {
+        encrypted = encrypted.or(row.try_get::<Option<i64>, _>(0)?);
+        members.extend(row.try_get::<Option<i64>, _>(1)?.map(OrganizationId::new));
+        let Some(organization) = row.try_get::<Option<i64>, _>(2)? else { continue };
+        let node = nodes.entry(OrganizationId::new(organization)).or_default();
+        match (row.try_get::<Option<String>, _>(3)?.as_deref(), row.try_get::<Option<String>, _>(4)?) {
+            (Some("allowed_users"), Some(value)) => node.allowed_users.push(value),
+            (Some("allowed_orgs"), Some(value)) => node.allowed_organizations.push(value),
+            _ => {}
+        }
+    }
+    let collaboration = encrypted.map(|encrypted| KnownCollaboration { id, encrypted: encrypted != 0, members });
+    Ok((collaboration, nodes))
 }
 
 async fn study_fetch(conn: &mut AnyConnection, id: StudyId) -> Result<Option<KnownStudy>> {
@@ -393,31 +465,6 @@ async fn study_fetch(conn: &mut AnyConnection, id: StudyId) -> Result<Option<Kno
         .await?;
     let members = members.iter().map(|row| Ok(OrganizationId::new(row.try_get(0)?))).collect::<Result<_>>()?;
     Ok(Some(KnownStudy { id, collaboration_id: CollaborationId::new(row.try_get(0)?), members }))
-}
-
-async fn nodes_fetch(
-    conn: &mut AnyConnection,
-    collaboration: CollaborationId,
-) -> Result<BTreeMap<OrganizationId, KnownNode>> {
-    let rows = sqlx::query(
-        "SELECT node.organization_id, node_config.key, node_config.value FROM node \
-         LEFT JOIN node_config ON node_config.node_id = node.id \
-         AND node_config.key IN ('allowed_users', 'allowed_orgs') WHERE node.collaboration_id = $1",
-    )
-    .bind(collaboration.get())
-    .fetch_all(conn)
-    .await?;
-    let mut nodes: BTreeMap<OrganizationId, KnownNode> = BTreeMap::new();
-    for row in rows {
-        let node = nodes.entry(OrganizationId::new(row.try_get(0)?)).or_default();
-        let (key, value): (Option<String>, Option<String>) = (row.try_get(1)?, row.try_get(2)?);
-        match (key.as_deref(), value) {
-            (Some("allowed_users"), Some(value)) => node.allowed_users.push(value),
-            (Some("allowed_orgs"), Some(value)) => node.allowed_organizations.push(value),
-            _ => {}
-        }
-    }
-    Ok(nodes)
 }
 
 /// Adds to rows of tasks what stands in other tables, in two queries for all of them.
@@ -521,7 +568,7 @@ mod tests {
         }
         for status in RunStatus::ALL {
             let mut filter = Filter::default();
-            filter.and(HAS_STATUS, [status.as_str().into()]);
+            has_status(&mut filter, status);
             let mut found: Vec<i64> =
                 task_all(tx.conn(), &filter).await.unwrap().iter().map(|task| task.id.get()).collect();
             found.reverse();

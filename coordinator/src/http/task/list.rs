@@ -15,7 +15,7 @@ use crate::http::params::Params;
 use crate::http::problem::Problem;
 use crate::store;
 use crate::store::filter::{Filter, Value};
-use crate::store::task::{HAS_STATUS, Known, SORTABLE};
+use crate::store::task::{Known, SORTABLE};
 
 /// Lists the tasks that the caller may see, newest first.
 #[utoipa::path(
@@ -122,7 +122,7 @@ async fn narrow(filter: &mut Filter, caller: &mut Caller, params: &Params) -> Re
         filter.and(sql, [label.into()]);
     }
     if let Some(status) = params.get::<RunStatus>("status")? {
-        filter.and(HAS_STATUS, [status.as_str().into()]);
+        store::task::has_status(filter, status);
     }
     if let Some(made_by_user) = params.truth("is_user_created")? {
         filter.and(if made_by_user { "task.parent_id IS NULL" } else { "task.parent_id IS NOT NULL" }, []);
