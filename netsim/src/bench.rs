@@ -7,7 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -27,7 +27,7 @@ use twinmesh_protocol::wire::NewTaskDatabase;
 
 use crate::clock;
 use crate::data::GBSG2;
-use crate::federation::{DATABASE, Federation, Plan};
+use crate::federation::{DATABASE, Federation, Hospital, Plan};
 use crate::process::this_program;
 
 const MIB: usize = 1 << 20;
@@ -78,6 +78,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 pub enum Subject {
     /// From POST to start, and from result to client.
     Latency,
+    /// The same over two coordinators on one PostgreSQL: who asks is at the one, the node at the other.
+    Instances,
     /// Sealing and opening payloads.
     Sealing,
     /// Sums of vectors over four twins, beside plain TCP.
@@ -115,7 +117,7 @@ pub async fn run(bench: Bench) -> anyhow::Result<()> {
                 footprint(&lab.federation, &mut figures).await?;
             }
             if wanted(Subject::Latency) {
-                latency(&lab.federation, bench.tasks, &mut figures).await?;
+                latency(&lab.federation, "", bench.tasks, &mut figures).await?;
             }
             if wanted(Subject::Objects) {
                 objects(&lab, &mut figures).await?;
@@ -125,6 +127,9 @@ pub async fn run(bench: Bench) -> anyhow::Result<()> {
         .await;
         lab.stop().await?;
         measured?;
+    }
+    if wanted(Subject::Instances) {
+        instances(bench.tasks, &mut figures).await?;
     }
     if wanted(Subject::AllReduce) {
         let mut lab = Lab::start(4, GBSG2).await?;
@@ -146,6 +151,10 @@ struct Lab {
 
 impl Lab {
     async fn start(nodes: usize, data: &str) -> anyhow::Result<Self> {
+        Self::with(nodes, data, |_| ()).await
+    }
+
+    async fn with(nodes: usize, data: &str, change: impl FnOnce(&mut Plan)) -> anyhow::Result<Self> {
         let home = tempfile::Builder::new().prefix("twinmesh-bench-").tempdir()?;
         let directory = Utf8PathBuf::from_path_buf(home.path().to_owned())
             .map_err(|path| anyhow::anyhow!("the temporary folder {} is not UTF-8", path.display()))?;
@@ -154,6 +163,7 @@ impl Lab {
             // Four vectors of 100 MiB and what is on its way have to fit.
             plan.extra_configuration.insert(node, "[runtime.limits]\nmemory = \"2GiB\"\n".into());
         }
+        change(&mut plan);
         Ok(Self { federation: Federation::start(&plan, &this_program()?).await?, home })
     }
 
@@ -204,7 +214,33 @@ async fn ask_at(
     Ok((values, timing))
 }
 
-async fn latency(federation: &Federation, tasks: usize, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+/// Whoever asks is connected to one coordinator, the only node to another.
+async fn instances(tasks: usize, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+    let Some(server) = coordinator::server() else { return Ok(()) };
+    let database = coordinator::Database::server(&server).await?;
+    let mut lab = Lab::with(1, GBSG2, |plan| {
+        plan.instances = 2;
+        plan.database = Some(database.url().into());
+    })
+    .await?;
+    let measured = async {
+        let federation = &lab.federation;
+        let node = federation.hospitals.first().and_then(Hospital::status).context("the node has no status")?;
+        ensure!(node.coordinator.url != federation.researcher.api().base(), "all are at the same coordinator");
+        latency(federation, "over two coordinators: ", tasks, figures).await
+    }
+    .await;
+    lab.stop().await?;
+    database.remove().await?;
+    measured
+}
+
+async fn latency(
+    federation: &Federation,
+    where_from: &str,
+    tasks: usize,
+    figures: &mut Vec<Figure>,
+) -> anyhow::Result<()> {
     let kwargs = || json!({"columns": ["age"]});
     // The first task also pays for what is made once.
     ask(federation, "summary_partial", kwargs()).await?;
@@ -220,10 +256,10 @@ async fn latency(federation: &Federation, tasks: usize, figures: &mut Vec<Figure
         [("task recorded to run start", starts), ("run end to opened result", ends), ("asked to opened result", whole)]
     {
         values.sort_by(f64::total_cmp);
-        for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
+        for (name, share) in [("p50", 0.5), ("p99", 0.99), ("slowest", 1.0)] {
             let at = ((values.len() as f64 * share).ceil() as usize).clamp(1, values.len().max(1)) - 1;
             let value = *values.get(at).context("no task was measured: give --tasks of 1 or more")?;
-            figures.push(Figure { what: format!("{what}, {name} of {tasks}"), value, unit: "ms" });
+            figures.push(Figure { what: format!("{where_from}{what}, {name} of {tasks}"), value, unit: "ms" });
         }
     }
     Ok(())

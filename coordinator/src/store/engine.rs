@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
-use sqlx::{Any, AnyPool, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, Database as _, Transaction};
 
 use super::{Location, Result, StoreError};
 use crate::config::Synchronous;
@@ -37,6 +37,11 @@ impl Engine {
             "postgres" | "postgresql" => Ok(Self::Postgres),
             scheme => Err(StoreError::UnknownEngine { scheme: scheme.to_owned() }),
         }
+    }
+
+    /// The engine at the other end of a connection.
+    pub(super) fn behind(conn: &AnyConnection) -> Self {
+        if conn.backend_name() == sqlx::Sqlite::NAME { Self::Sqlite } else { Self::Postgres }
     }
 
     /// A migration's text, with this engine's way to number rows without ever using a number twice.

@@ -8,7 +8,7 @@ use twinmesh_protocol::wire::{Event, EventKind};
 use std::collections::BTreeSet;
 
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
+use sqlx::{AnyConnection, Row as _};
 
 use super::bell::Bell;
 use super::filter::{self, Filter};
@@ -60,13 +60,14 @@ pub(crate) async fn event_insert_all(tx: &mut Tx, events: &[NewEvent]) -> Result
     tx.ring_on_commit(Bell::Event);
     for events in rows::chunks(events) {
         let sql = rows::insert(
+            tx.conn(),
             "INSERT INTO event (time, kind, collaboration_id, organization_id, node_id, task_id, parent_id, job_id, \
              run_id, status) VALUES ",
             10,
             events.len(),
             "",
         );
-        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let mut query = sqlx::query(sql);
         for event in events {
             query = query
                 .bind(event.time.micros())

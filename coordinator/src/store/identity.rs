@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RuleId, RunId, UserId};
 use twinmesh_protocol::status::RunStatus;
 use twinmesh_protocol::time::Time;
 
+use super::rows::{gather, numbers};
 use super::{Result, Store};
 use crate::authn::token::{ClientType, ContainerSubject, Subject};
 use crate::authz::actor::{Actor, Container, Who};
@@ -26,50 +26,29 @@ pub(crate) async fn actor_fetch(conn: &mut AnyConnection, subject: &Subject) -> 
 }
 
 async fn user(conn: &mut AnyConnection, id: UserId) -> Result<Option<Actor>> {
-    // Every request asks this, so it is one question: the user's organization, its collaborations, the roles with
-    // their rules, and the user's own rules.
-    let rows = sqlx::query(
-        "SELECT organization_id, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT) \
-         FROM user_account WHERE id = $1 \
-         UNION ALL SELECT user_account.organization_id, member.collaboration_id, NULL, NULL FROM user_account \
-         JOIN collaboration_organization member ON member.organization_id = user_account.organization_id \
-         WHERE user_account.id = $1 \
-         UNION ALL SELECT NULL, NULL, user_role.role_id, role_rule.rule_id FROM user_role \
-         LEFT JOIN role_rule ON role_rule.role_id = user_role.role_id WHERE user_role.user_id = $1 \
-         UNION ALL SELECT NULL, NULL, NULL, rule_id FROM user_rule WHERE user_id = $1",
-    )
+    // Every request asks this, so it is one question with one row for an answer: the user's organization, its
+    // collaborations, the roles, and the rules of these and of the user's own.
+    let row = sqlx::query(concat!(
+        "SELECT organization_id, (SELECT ",
+        gather!("collaboration_id"),
+        " FROM collaboration_organization member WHERE member.organization_id = user_account.organization_id), \
+         (SELECT ",
+        gather!("role_id"),
+        " FROM user_role WHERE user_id = $1), (SELECT ",
+        gather!("rule_id"),
+        " FROM (SELECT role_rule.rule_id FROM user_role JOIN role_rule ON role_rule.role_id = user_role.role_id \
+         WHERE user_role.user_id = $1 UNION SELECT rule_id FROM user_rule WHERE user_id = $1) held) \
+         FROM user_account WHERE id = $1"
+    ))
     .bind(id.get())
-    .fetch_all(conn)
+    .fetch_optional(conn)
     .await?;
-    let mut organization = None;
-    let mut collaborations = BTreeSet::new();
-    let mut rights = Rights::default();
-    for row in &rows {
-        organization = organization.or(row.try_get::<Option<i64>, _>(0)?.map(OrganizationId::new));
-        collaborations.extend(row.try_get::<Option<i64>, _>(1)?.map(CollaborationId::new));
-        rights.add(row, 2)?;
-    }
-    let Some(organization) = organization else { return Ok(None) };
-    let Rights { roles, rules } = rights;
+    let Some(row) = row else { return Ok(None) };
+    let organization = OrganizationId::new(row.try_get(0)?);
+    let collaborations = numbers(row.try_get(1)?)?.into_iter().map(CollaborationId::new).collect();
+    let roles = numbers(row.try_get(2)?)?.into_iter().map(RoleId::new).collect();
+    let rules = numbers(row.try_get(3)?)?.into_iter().map(RuleId::new).fold(RuleSet::default(), RuleSet::with);
     Ok(Some(Actor { who: Who::User { id, roles }, organization, collaborations, rules }))
-}
-
-/// Roles, and all rules of them and besides.
-#[derive(Default)]
-struct Rights {
-    roles: BTreeSet<RoleId>,
-    rules: RuleSet,
-}
-
-impl Rights {
-    /// Takes in a role and a rule from two columns of a row, where they are.
-    fn add(&mut self, row: &AnyRow, at: usize) -> Result<()> {
-        self.roles.extend(row.try_get::<Option<i64>, _>(at)?.map(RoleId::new));
-        if let Some(rule) = row.try_get::<Option<i64>, _>(at + 1)? {
-            self.rules = self.rules.with(RuleId::new(rule));
-        }
-        Ok(())
-    }
 }
 
 /// The roles of a user, and all rules they hold by roles or themselves.
@@ -82,11 +61,14 @@ pub(crate) async fn user_rights(conn: &mut AnyConnection, id: UserId) -> Result<
     .bind(id.get())
     .fetch_all(conn)
     .await?;
-    let mut rights = Rights::default();
+    let (mut roles, mut rules) = (BTreeSet::new(), RuleSet::default());
     for row in &rows {
-        rights.add(row, 0)?;
+        roles.extend(row.try_get::<Option<i64>, _>(0)?.map(RoleId::new));
+        if let Some(rule) = row.try_get::<Option<i64>, _>(1)? {
+            rules = rules.with(RuleId::new(rule));
+        }
     }
-    Ok((rights.roles, rights.rules))
+    Ok((roles, rules))
 }
 
 /// The collaborations in which an organization takes part.

@@ -1,4 +1,9 @@
-//! Several rows in one statement.
+//! Several rows in one statement, and many numbers in one row.
+
+use sqlx::{AnyConnection, AssertSqlSafe};
+
+use super::engine::Engine;
+use super::{Result, StoreError};
 
 /// The most rows in one statement; with it SQLite's bound of 32,766 values is far away.
 const MOST: usize = 256;
@@ -22,29 +27,50 @@ pub(super) fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
 }
 
 /// An `INSERT` of so many rows: `before` ends in `VALUES`, `after` may say what to return.
-pub(super) fn insert(before: &'static str, columns: usize, rows: usize, after: &'static str) -> String {
-    let mut sql = String::with_capacity(before.len() + rows * columns * 6 + after.len());
-    sql.push_str(before);
-    let mut next = 1;
-    for row in 0..rows {
-        sql.push_str(if row == 0 { "(" } else { ", (" });
-        for column in 0..columns {
-            if column > 0 {
-                sql.push_str(", ");
-            }
-            sql.push('$');
-            sql.push_str(&next.to_string());
-            next += 1;
-        }
-        sql.push(')');
-    }
-    sql.push_str(after);
-    sql
+///
+/// Placeholders are as the connection's engine likes them: PostgreSQL numbers them, while SQLite would look through
+/// the names of all for each of them, and `?` has none.
+pub(super) fn insert(
+    conn: &AnyConnection,
+    before: &'static str,
+    columns: usize,
+    rows: usize,
+    after: &'static str,
+) -> AssertSqlSafe<String> {
+    let placeholder: fn(usize) -> String = match Engine::behind(conn) {
+        Engine::Sqlite => |_| "?".into(),
+        Engine::Postgres => |number| format!("${number}"),
+    };
+    let row = |row: usize| {
+        let columns: Vec<String> = (1..=columns).map(|column| placeholder(row * columns + column)).collect();
+        format!("({})", columns.join(", "))
+    };
+    let rows: Vec<String> = (0..rows).map(row).collect();
+    // Made of constants and numbers.
+    AssertSqlSafe(format!("{before}{}{after}", rows.join(", ")))
+}
+
+/// What gathers the numbers of a column (a constant) in one text, for [`numbers`] to read: a row more costs more than
+/// a number more.
+macro_rules! gather {
+    ($column:literal) => {
+        concat!("STRING_AGG(CAST(", $column, " AS TEXT), ',')")
+    };
+}
+pub(super) use gather;
+
+/// Reads numbers that [`gather`] wrote; none where there was no row.
+pub(super) fn numbers(text: Option<&str>) -> Result<Vec<i64>> {
+    let number = |text: &str| {
+        text.parse().map_err(|_| StoreError::Corrupt { value: text.to_owned(), expected: "a list of numbers" })
+    };
+    text.into_iter().flat_map(|text| text.split(',')).map(number).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::testing;
 
     #[test]
     fn every_row_is_in_one_group_and_groups_have_few_sizes() {
@@ -57,11 +83,20 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn placeholders_are_as_the_engine_likes_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = testing::store(directory.path()).await;
+        let mut tx = store.read().await.unwrap();
+        let sql = insert(tx.conn(), "INSERT INTO t (a, b) VALUES ", 2, 2, " RETURNING a").0;
+        let expected = if store.is_shared() { "($1, $2), ($3, $4)" } else { "(?, ?), (?, ?)" };
+        assert_eq!(sql, format!("INSERT INTO t (a, b) VALUES {expected} RETURNING a"));
+    }
+
     #[test]
-    fn values_are_numbered_row_by_row() {
-        assert_eq!(
-            insert("INSERT INTO t (a, b) VALUES ", 2, 2, " RETURNING a"),
-            "INSERT INTO t (a, b) VALUES ($1, $2), ($3, $4) RETURNING a"
-        );
+    fn gathered_numbers_are_read_again() {
+        assert!(numbers(None).unwrap().is_empty());
+        assert_eq!(numbers(Some("3,-1,86")).unwrap(), [3, -1, 86]);
+        assert!(matches!(numbers(Some("3,x")), Err(StoreError::Corrupt { .. })));
     }
 }

@@ -1,9 +1,9 @@
 //! The task's rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
+use sqlx::{AnyConnection, Row as _};
 use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId, JobId, OrganizationId, RunId, StudyId, TaskId, UserId};
 use twinmesh_protocol::manifest::SignedManifest;
 use twinmesh_protocol::status::{RunStatus, task_status};
@@ -14,8 +14,9 @@ use super::event::{NewEvent, event_insert_all};
 use super::filter::{self, Filter, Value};
 use super::page::PageRequest;
 use super::read_status;
+use super::rows::{self, gather};
 use super::run::task_tree;
-use super::{Result, StoreError, Tx, expect_one, rows};
+use super::{Result, StoreError, Tx, expect_one};
 use crate::authz::Permit;
 use crate::authz::action::{CreateSubtask, CreateTask, DeleteTask};
 use crate::ledger::open::{KnownCollaboration, KnownNode, KnownStore, KnownStudy, OpenedTask, Place};
@@ -116,8 +117,8 @@ pub(crate) async fn task_insert(tx: &mut Tx, opener: Opener, task: OpenedTask, n
     let id = TaskId::new(row.try_get(0)?);
     for databases in rows::chunks(&task.databases) {
         let before = "INSERT INTO task_database (task_id, label, parameters) VALUES ";
-        let sql = rows::insert(before, 3, databases.len(), "");
-        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let sql = rows::insert(tx.conn(), before, 3, databases.len(), "");
+        let mut query = sqlx::query(sql);
         for database in databases {
             query = query.bind(id.get()).bind(database.label.as_str()).bind(database.parameters.as_str());
         }
@@ -167,12 +168,13 @@ async fn runs_insert(tx: &mut Tx, id: TaskId, task: &OpenedTask, now: Time) -> R
     let mut runs = Vec::with_capacity(task.inputs.len());
     for inputs in rows::chunks(&task.inputs) {
         let sql = rows::insert(
+            tx.conn(),
             "INSERT INTO run (task_id, organization_id, status, assigned_at, input, input_object) VALUES ",
             6,
             inputs.len(),
             " RETURNING id, organization_id",
         );
-        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let mut query = sqlx::query(sql);
         for (organization, input) in inputs {
             query = query
                 .bind(id.get())
@@ -423,33 +425,41 @@ async fn collaboration_fetch(
     conn: &mut AnyConnection,
     id: CollaborationId,
 ) -> Result<(Option<KnownCollaboration>, BTreeMap<OrganizationId, KnownNode>)> {
-    let rows = sqlx::query(
-        "SELECT encrypted, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS TEXT), CAST(NULL AS TEXT) \
+    let rows = sqlx::query(concat!(
+        "SELECT encrypted, (SELECT ",
+        gather!("organization_id"),
+        " FROM collaboration_organization WHERE collaboration_id = $1), (SELECT ",
+        gather!("organization_id"),
+        " FROM node WHERE collaboration_id = $1), CAST(NULL AS BIGINT), CAST(NULL AS TEXT), CAST(NULL AS TEXT) \
          FROM collaboration WHERE id = $1 \
-         UNION ALL SELECT NULL, organization_id, NULL, NULL, NULL FROM collaboration_organization \
-         WHERE collaboration_id = $1 \
-         UNION ALL SELECT NULL, NULL, node.organization_id, node_config.key, node_config.value FROM node \
-         LEFT JOIN node_config ON node_config.node_id = node.id \
-         AND node_config.key IN ('allowed_users', 'allowed_orgs') WHERE node.collaboration_id = $1",
-    )
+         UNION ALL SELECT NULL, NULL, NULL, node.organization_id, node_config.key, node_config.value FROM node \
+         JOIN node_config ON node_config.node_id = node.id \
+         AND node_config.key IN ('allowed_users', 'allowed_orgs') WHERE node.collaboration_id = $1"
+    ))
     .bind(id.get())
     .fetch_all(conn)
     .await?;
-    let mut encrypted = None;
-    let mut members = BTreeSet::new();
+    let mut collaboration = None;
     let mut nodes: BTreeMap<OrganizationId, KnownNode> = BTreeMap::new();
+    let ids = |row: &AnyRow, at: usize| -> Result<Vec<OrganizationId>> {
+        Ok(rows::numbers(row.try_get(at)?)?.into_iter().map(OrganizationId::new).collect())
+    };
     for row in &rows {
-        encrypted = encrypted.or(row.try_get::<Option<i64>, _>(0)?);
-        members.extend(row.try_get::<Option<i64>, _>(1)?.map(OrganizationId::new));
-        let Some(organization) = row.try_get::<Option<i64>, _>(2)? else { continue };
+        let Some(organization) = row.try_get::<Option<i64>, _>(3)? else {
+            let encrypted = row.try_get::<i64, _>(0)? != 0;
+            collaboration = Some(KnownCollaboration { id, encrypted, members: ids(row, 1)?.into_iter().collect() });
+            for organization in ids(row, 2)? {
+                nodes.entry(organization).or_default();
+            }
+            continue;
+        };
         let node = nodes.entry(OrganizationId::new(organization)).or_default();
-        match (row.try_get::<Option<String>, _>(3)?.as_deref(), row.try_get::<Option<String>, _>(4)?) {
-            (Some("allowed_users"), Some(value)) => node.allowed_users.push(value),
-            (Some("allowed_orgs"), Some(value)) => node.allowed_organizations.push(value),
-            _ => {}
+        let (key, value): (String, String) = (row.try_get(4)?, row.try_get(5)?);
+        match key.as_str() {
+            "allowed_users" => node.allowed_users.push(value),
+            _ => node.allowed_organizations.push(value),
         }
     }
-    let collaboration = encrypted.map(|encrypted| KnownCollaboration { id, encrypted: encrypted != 0, members });
     Ok((collaboration, nodes))
 }
 

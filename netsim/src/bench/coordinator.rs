@@ -33,18 +33,23 @@ const RESEARCHER: RoleId = RoleId::new(5);
 /// Restarts whose times are taken.
 const RESTARTS: usize = 5;
 
+/// The URL of a PostgreSQL server, if there is one.
+#[expect(clippy::print_stderr, reason = "tells what is left out")]
+pub(super) fn server() -> Option<String> {
+    let server = std::env::var(POSTGRES).ok();
+    if server.is_none() {
+        eprintln!("PostgreSQL is not measured: run this by `tests/postgres.sh`, or set {POSTGRES}");
+    }
+    server
+}
+
 /// Measures on both engines, or on SQLite alone where no PostgreSQL is given.
-#[expect(clippy::print_stderr, reason = "tells how far it is")]
 pub(super) async fn run(scale: &Scale, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let all = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, all).context("cannot open more files")?;
-    let mut engines = vec![("SQLite", None)];
-    match std::env::var(POSTGRES) {
-        Ok(server) => engines.push(("PostgreSQL", Some(server))),
-        Err(_) => eprintln!("PostgreSQL is not measured: run this by `tests/postgres.sh`, or set {POSTGRES}"),
-    }
-    for (engine, server) in engines {
+    let on_server = server().map(|server| ("PostgreSQL", Some(server)));
+    for (engine, server) in [("SQLite", None)].into_iter().chain(on_server) {
         let home = tempfile::Builder::new().prefix("twinmesh-bench-").tempdir()?;
         let directory = Utf8PathBuf::from_path_buf(home.path().to_owned())
             .map_err(|path| anyhow::anyhow!("the temporary folder {} is not UTF-8", path.display()))?;
@@ -62,7 +67,7 @@ pub(super) async fn run(scale: &Scale, figures: &mut Vec<Figure>) -> anyhow::Res
 }
 
 /// Where the tables are.
-struct Database {
+pub(super) struct Database {
     url: String,
     /// The schema of a server, and the server.
     schema: Option<(String, String)>,
@@ -73,7 +78,7 @@ impl Database {
         Self { url: format!("sqlite://{}", directory.join("coordinator/coordinator.sqlite")), schema: None }
     }
 
-    async fn server(server: &str) -> anyhow::Result<Self> {
+    pub(super) async fn server(server: &str) -> anyhow::Result<Self> {
         let schema = format!("bench_{:016x}", rand::random::<u64>());
         let mut connection = PgConnection::connect(server).await.context("cannot reach PostgreSQL")?;
         sqlx::raw_sql(AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(&mut connection).await?;
@@ -83,7 +88,11 @@ impl Database {
         Ok(Self { url, schema: Some((schema, server.into())) })
     }
 
-    async fn remove(&self) -> anyhow::Result<()> {
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) async fn remove(&self) -> anyhow::Result<()> {
         let Some((schema, server)) = &self.schema else { return Ok(()) };
         let mut connection = PgConnection::connect(server).await?;
         sqlx::raw_sql(AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE"))).execute(&mut connection).await?;
