@@ -53,6 +53,8 @@ struct Shared {
 struct Desk {
     connection: Option<PoolConnection<Any>>,
     stage: Stage,
+    /// Whether the latest savepoint is known to be a mark.
+    marked: bool,
     share: Option<Share>,
 }
 
@@ -136,7 +138,12 @@ impl Turn {
                     desk.execute(&sql).await?;
                 }
                 desk.stage = Stage::Marking;
-                desk.execute(&format!("SAVEPOINT {MARK}")).await
+                // What was done since the last mark lasts, and engines do more for each savepoint that is open.
+                let release =
+                    if mem::take(&mut desk.marked) { format!("RELEASE SAVEPOINT {MARK}; ") } else { String::new() };
+                desk.execute(&format!("{release}SAVEPOINT {MARK}")).await?;
+                desk.marked = true;
+                Ok(())
             };
             match marked.await {
                 Ok(()) => {
@@ -260,6 +267,7 @@ impl Desk {
                 }
             }
         }
+        self.marked = false;
         self.share = Some(Share { outcome: watch::channel(None).0, members: 0, rings: BTreeSet::new() });
         Ok(())
     }

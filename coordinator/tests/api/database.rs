@@ -10,13 +10,16 @@ use twinmesh_coordinator::config::{DatabaseConfig, Secret, Synchronous};
 /// The variable that holds the URL of a server to be tested on; `tests/postgres.sh` starts one and sets it.
 const VARIABLE: &str = "TWINMESH_TEST_POSTGRES";
 
+/// Where a data directory's database is noted.
+const NOTE: &str = "test-url";
+
 /// The database of a coordinator with this data directory: the same whenever it is asked for.
 pub(crate) async fn database(directory: &Path) -> DatabaseConfig {
     let embedded = DatabaseConfig { synchronous: Synchronous::Normal, ..DatabaseConfig::default() };
     if !is_postgres() {
         return embedded;
     }
-    let note = directory.join("test-url");
+    let note = directory.join(NOTE);
     let url = match std::fs::read_to_string(&note) {
         Ok(url) => url,
         Err(_) => {
@@ -55,6 +58,30 @@ async fn new_schema() -> String {
 
 fn server() -> String {
     std::env::var(VARIABLE).unwrap()
+}
+
+/// Dumps the server's database of one data directory and restores it as that of another, as docs/operations.md says.
+pub(crate) async fn dump_and_restore(from: &Path, to: &Path) {
+    let url = database(from).await.url.unwrap();
+    let (_, schema) = url.reveal().rsplit_once('=').unwrap();
+    let (server, dump) = (server(), to.join("dump"));
+    let (host, _) = server.rsplit_once('/').unwrap();
+    let empty = format!("{host}/{schema}");
+    let mut connection = PgConnection::connect(&server).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {schema}"))).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let (from_server, to_empty) = (format!("--dbname={server}"), format!("--dbname={empty}"));
+    let (file, only) = (format!("--file={}", dump.display()), format!("--schema={schema}"));
+    // The other schemas are other tests' databases.
+    run("pg_dump", &["--format=custom", &from_server, &file, &only]).await;
+    run("pg_restore", &["--exit-on-error", "--no-owner", &to_empty, dump.to_str().unwrap()]).await;
+    let url = format!("{empty}?application_name={schema}&options[search_path]={schema}");
+    std::fs::write(to.join(NOTE), url).unwrap();
+}
+
+async fn run(program: &str, arguments: &[&str]) {
+    let done = tokio::process::Command::new(program).args(arguments).output().await.unwrap();
+    assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// Does something to a database that no coordinator has begun to use.

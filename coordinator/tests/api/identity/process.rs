@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use twinmesh_coordinator::config::{Config, Secret};
 use twinmesh_coordinator::{Coordinator, Running, StartError, Surroundings};
 
-use crate::database::{database, is_postgres};
+use crate::database::{can_be_shared, database, dump_and_restore, is_postgres};
 
 async fn config(directory: &Path) -> Config {
     let database = database(directory).await;
@@ -231,6 +231,24 @@ async fn a_backup_made_while_the_coordinator_runs_can_be_started_from() {
     config.root.password = Some(Secret::new("Another-Horse-2"));
     let running = Coordinator::start(config).await.unwrap();
     assert!(log_in(&host(&running), "Correct-Horse-1").await.starts_with("HTTP/1.1 200"));
+    running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_dump_made_while_the_coordinator_runs_can_be_started_from() {
+    if !can_be_shared() {
+        return;
+    }
+    let (directory, restored) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let running = start(directory.path()).await;
+    let password = std::fs::read_to_string(directory.path().join("root-password")).unwrap();
+    assert!(log_in(&host(&running), password.trim()).await.starts_with("HTTP/1.1 200"));
+    dump_and_restore(directory.path(), restored.path()).await;
+    running.shutdown().await;
+
+    let running = start(restored.path()).await;
+    assert!(!restored.path().join("root-password").exists(), "the first user comes from the dump");
+    assert!(log_in(&host(&running), password.trim()).await.starts_with("HTTP/1.1 200"));
     running.shutdown().await;
 }
 
