@@ -91,6 +91,7 @@ pub(crate) struct ResultRecord {
 pub(crate) struct RunPlace {
     pub(crate) id: RunId,
     pub(crate) state: RunState,
+    pub(crate) assigned_at: Time,
     pub(crate) organization_id: OrganizationId,
     pub(crate) node_id: Option<NodeId>,
     pub(crate) task_id: TaskId,
@@ -193,7 +194,7 @@ pub(crate) async fn run_place(conn: &mut AnyConnection, id: RunId) -> Result<Opt
     let row = sqlx::query(
         "SELECT run.id, run.status, run.started_at, run.finished_at, run.kill_requested_at, run.organization_id, \
          node.id, task.id, task.collaboration_id, collaboration.encrypted, task.parent_id, task.job_id, \
-         task.init_org_id, task.init_user_id \
+         task.init_org_id, task.init_user_id, run.assigned_at \
          FROM run JOIN task ON task.id = run.task_id JOIN collaboration ON collaboration.id = task.collaboration_id \
          LEFT JOIN node ON node.organization_id = run.organization_id \
          AND node.collaboration_id = task.collaboration_id WHERE run.id = $1",
@@ -487,6 +488,7 @@ fn read(row: &AnyRow) -> Result<RunRecord> {
             read_status(&word)?,
             super::time(row.try_get(5)?),
             super::time(row.try_get(6)?),
+        assigned_at: Time::from_micros(row.try_get(14)?),
             killed_at.is_some(),
         ),
         assigned_at: Time::from_micros(row.try_get(4)?),
