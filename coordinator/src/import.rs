@@ -399,7 +399,7 @@ impl Import<'_> {
                 if !members.is_subset(&before) {
                     let all = before.union(&members).copied().collect();
                     let permit = self.permit::<ReplaceMembers>(id, &Target::collaboration(id))?;
-                    store::collaboration::members_replace(self.tx, permit, &all).await?;
+                    store::collaboration::members_replace(self.tx, permit, &all, self.house.now).await?;
                     for participant in &given.participants {
                         let joined = find::organization_by_name(self.tx.conn(), &participant.name).await?;
                         if joined.is_some_and(|id| !before.contains(&id)) {

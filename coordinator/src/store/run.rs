@@ -312,8 +312,27 @@ pub(crate) async fn kill_node_tasks(tx: &mut Tx, permit: Permit<KillNodeTasks>, 
     kill(tx, &victims, now).await
 }
 
-/// Ends the open runs at a node that is about to be removed: nobody else would. How many there were.
-pub(super) async fn fail_node_runs(tx: &mut Tx, node: NodeId, now: Time) -> Result<usize> {
+/// Why a node will not report on its runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// It is about to be removed.
+    Deleted,
+    /// Its organization takes no part any more.
+    Left,
+}
+
+impl Gone {
+    /// What stands in the log of a run at an organization's node.
+    fn log(self, organization: OrganizationId) -> String {
+        match self {
+            Self::Deleted => format!("The node of organization {organization} was deleted before this run ended."),
+            Self::Left => format!("Organization {organization} left the collaboration before this run ended."),
+        }
+    }
+}
+
+/// Ends the open runs at a node that will not report on them: nobody else would. How many there were.
+pub(super) async fn fail_node_runs(tx: &mut Tx, node: NodeId, gone: Gone, now: Time) -> Result<usize> {
     let victims = victims_at(tx.conn(), node).await?;
     let mut ended = 0;
     for victim in &victims {
@@ -323,7 +342,7 @@ pub(super) async fn fail_node_runs(tx: &mut Tx, node: NodeId, now: Time) -> Resu
         };
         let state = place.state.apply(Fact::NodeRemoved, now).unwrap_or(place.state);
         event_insert(tx, place.event(EventKind::KillRequested, now)).await?;
-        let log = format!("The node of organization {} was deleted before this run ended.", place.organization_id);
+        let log = gone.log(place.organization_id);
         run_update(tx, &place, RunChange { state, result: None, kept: None, log: Some(&log) }, now).await?;
         fail_siblings(tx, &place, state.status(), now).await?;
         ended += 1;
