@@ -208,7 +208,7 @@ async fn update(
         let permit = caller.permit::<ReplaceMembers>(id, &target)?;
         let members = read_organizations(ids)?;
         check_exist(&mut caller, &members).await?;
-        store::members_replace(&mut caller.tx, permit, &members).await?;
+        store::members_replace(&mut caller.tx, permit, &members, caller.now).await?;
     }
     let encrypted = change.encrypted.unwrap_or(record.encrypted);
     store::collaboration_update(&mut caller.tx, permit, &name, encrypted).await?;
@@ -289,8 +289,8 @@ async fn change_members(
     } else {
         members.remove(&organization);
     }
-    store::members_replace(&mut caller.tx, permit, &members).await?;
-    let answer = super::organization::nested(&mut caller, members).await?;
+    store::members_replace(&mut caller.tx, permit, &members, caller.now).await?;
+    let answer = super::organization::nested_in_answer(&mut caller, members).await?;
     caller.commit().await?;
     tracing::info!(collaboration.id = %id, organization.id = %organization, belongs, "members changed");
     Ok(Json(answer))

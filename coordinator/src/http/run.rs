@@ -58,7 +58,7 @@ async fn report(visitor: Visitor, Id(id): Id<RunId>, Body(patch): Body<RunPatch>
     let permit = caller.permit::<ReportRun>(place.id, &target(&place))?;
     let report = Report { status: patch.status, started_at: patch.started_at, finished_at: patch.finished_at };
     let before = place.state.status();
-    let state = report.apply(place.state, caller.now).map_err(refuse)?;
+    let state = report.apply(place.state, place.assigned_at, caller.now).map_err(refuse)?;
     let mut kept = None;
     if let Some(result) = &patch.result {
         kept = find_kept(&mut caller, result).await?;

@@ -65,6 +65,13 @@ async fn nested(caller: &mut Caller, record: StudyRecord) -> Result<Study, Probl
     Ok(study(&caller.state, record, Some(members)))
 }
 
+/// The answer to a write.
+async fn written(caller: &mut Caller, id: StudyId) -> Result<Study, Problem> {
+    let record = find(caller, id).await?;
+    let members = super::organization::nested_in_answer(caller, record.organizations.iter().copied()).await?;
+    Ok(study(&caller.state, record, Some(members)))
+}
+
 /// Lists studies.
 #[utoipa::path(
     get, path = "/study", tag = "study",
@@ -141,8 +148,7 @@ async fn create(mut caller: Caller, Body(new): Body<NewStudy>) -> Result<(Status
     check_name_free(&mut caller, &new.name, None).await?;
     check_members(&mut caller, collaboration, &members).await?;
     let id = store::study_insert(&mut caller.tx, permit, &new.name, &members).await?;
-    let record = find(&mut caller, id).await?;
-    let answer = nested(&mut caller, record).await?;
+    let answer = written(&mut caller, id).await?;
     caller.commit().await?;
     tracing::info!(study.id = %id, "study `{}` created", answer.name);
     Ok((StatusCode::CREATED, Json(answer)))
@@ -184,8 +190,7 @@ async fn update(mut caller: Caller, Id(id): Id<StudyId>, Body(change): Body<Chan
     };
     check_members(&mut caller, record.collaboration, &members).await?;
     store::study_update(&mut caller.tx, permit, &name, &members).await?;
-    let record = find(&mut caller, id).await?;
-    let answer = nested(&mut caller, record).await?;
+    let answer = written(&mut caller, id).await?;
     caller.commit().await?;
     Ok(Json(answer))
 }
@@ -254,7 +259,7 @@ async fn change_members(
         record.organizations.remove(&organization);
     }
     store::study_update(&mut caller.tx, permit, &record.name, &record.organizations).await?;
-    let answer = super::organization::nested(&mut caller, record.organizations).await?;
+    let answer = super::organization::nested_in_answer(&mut caller, record.organizations).await?;
     caller.commit().await?;
     Ok(Json(answer))
 }

@@ -293,13 +293,18 @@ impl Report {
     ///
     /// A report of `pending` says nothing new: that a node has a run it says by `started_at`. An end without a status
     /// says nothing either; stock nodes send both together.
+    ///
+    /// Nothing is taken to have happened before `since` or after `now`, whatever the node's clock shows: how long things
+    /// are kept counts from a run's end.
     #[must_use]
-    pub(crate) fn facts(&self, now: Time) -> Vec<(Fact, Time)> {
+    pub(crate) fn facts(&self, since: Time, now: Time) -> Vec<(Fact, Time)> {
         let mut facts = Vec::new();
-        if let Some(started_at) = self.started_at {
+        let now = now.max(since);
+        let started_at = self.started_at.map(|at| at.clamp(since, now));
+        if let Some(started_at) = started_at {
             facts.push((Fact::Taken, started_at));
         }
-        let finished_at = self.finished_at.unwrap_or(now);
+        let finished_at = self.finished_at.unwrap_or(now).clamp(started_at.unwrap_or(since), now);
         let ended = |outcome| Some((Fact::Ended(outcome), finished_at));
         let failed = |failure| ended(Outcome::Failed(failure));
         facts.extend(match self.status {
@@ -318,15 +323,16 @@ impl Report {
         facts
     }
 
-    /// The state after the report.
+    /// The state after the report on a run that was recorded at `assigned_at`.
     ///
     /// # Errors
     /// As [`RunState::apply`]; a report about a finished run is refused even if it says nothing.
-    pub(crate) fn apply(&self, state: RunState, now: Time) -> Result<RunState, IllegalTransition> {
+    pub(crate) fn apply(&self, state: RunState, assigned_at: Time, now: Time) -> Result<RunState, IllegalTransition> {
         if state.is_finished() {
             return Err(IllegalTransition::Finished { status: state.status() });
         }
-        self.facts(now).into_iter().try_fold(state, |state, (fact, at)| state.apply(fact, at))
+        let since = state.started_at().unwrap_or(assigned_at);
+        self.facts(since, now).into_iter().try_fold(state, |state, (fact, at)| state.apply(fact, at))
     }
 }
 
@@ -425,6 +431,24 @@ mod tests {
         }
 
         #[test]
+        fn whatever_a_nodes_clock_shows_a_run_starts_and_ends_between_its_record_and_now(
+            (state, clock) in states(),
+            started_at in proptest::option::of(any::<i64>()),
+            finished_at in proptest::option::of(any::<i64>()),
+            status in proptest::option::of(proptest::sample::select(RunStatus::ALL.to_vec())),
+            later in 0_i64..100,
+        ) {
+            let (assigned_at, now) = (Time::from_micros(0), Time::from_micros(clock + later));
+            let at = |micros: Option<i64>| micros.map(Time::from_micros);
+            let report = Report { status, started_at: at(started_at), finished_at: at(finished_at) };
+            if let Ok(after) = report.apply(state, assigned_at, now) {
+                let started = after.started_at().unwrap_or(assigned_at);
+                let finished = after.finished_at().unwrap_or(now);
+                prop_assert!(assigned_at <= started && started <= finished && finished <= now, "{after:?}");
+            }
+        }
+
+        #[test]
         fn only_what_no_node_took_up_fails_with_a_sibling((state, clock) in states()) {
             let after = state.apply(Fact::SiblingFailed, Time::from_micros(clock)).unwrap();
             match state {
@@ -473,10 +497,10 @@ mod tests {
             started_at: Some(Time::from_micros(3)),
             finished_at: Some(Time::from_micros(5)),
         };
-        let state = report.apply(RunState::NEW, Time::from_micros(9)).unwrap();
+        let state = report.apply(RunState::NEW, Time::from_micros(1), Time::from_micros(9)).unwrap();
         assert_eq!(state.status(), RunStatus::Crashed);
         assert_eq!(state.started_at(), Some(Time::from_micros(3)));
         assert_eq!(state.finished_at(), Some(Time::from_micros(5)));
-        assert!(Report::default().apply(state, Time::from_micros(10)).is_err());
+        assert!(Report::default().apply(state, Time::from_micros(1), Time::from_micros(10)).is_err());
     }
 }

@@ -8,7 +8,9 @@ use twinmesh_protocol::id::{CollaborationId, OrganizationId};
 use twinmesh_protocol::time::Time;
 
 use super::filter::{self, Filter};
+use super::node::node_at;
 use super::page::PageRequest;
+use super::run::{Gone, fail_node_runs};
 use super::{Result, Tx, expect_one, removal};
 use crate::authz::Permit;
 use crate::authz::action::{CreateCollaboration, DeleteCollaboration, EditCollaboration, ReplaceMembers};
@@ -123,15 +125,20 @@ pub(crate) async fn collaboration_update(
     expect_one(done.rows_affected())
 }
 
-/// Makes these organizations the members, and no others. Who leaves also leaves the collaboration's studies.
+/// Makes these organizations the members, and no others. Who leaves also leaves the collaboration's studies, and what
+/// its node has not finished ends as failed.
 pub(crate) async fn members_replace(
     tx: &mut Tx,
     permit: Permit<ReplaceMembers>,
     organizations: &BTreeSet<OrganizationId>,
+    now: Time,
 ) -> Result<()> {
     let id = permit.subject();
     let before = members_of(tx.conn(), id).await?;
     for organization in before.difference(organizations) {
+        if let Some(node) = node_at(tx.conn(), *organization, id).await? {
+            fail_node_runs(tx, node, Gone::Left, now).await?;
+        }
         sqlx::query("DELETE FROM collaboration_organization WHERE collaboration_id = $1 AND organization_id = $2")
             .bind(id.get())
             .bind(organization.get())
@@ -183,6 +190,7 @@ pub(crate) async fn collaboration_delete(tx: &mut Tx, permit: Permit<DeleteColla
     let id = permit.subject().get();
     removal::tasks(tx, "collaboration_id = $1", id, now).await?;
     removal::nodes(tx, "collaboration_id = $1", id).await?;
+    removal::algorithm_stores(tx, "collaboration_id = $1", id).await?;
     sqlx::query("DELETE FROM study WHERE collaboration_id = $1").bind(id).execute(tx.conn()).await?;
     let done = sqlx::query("DELETE FROM collaboration WHERE id = $1").bind(id).execute(tx.conn()).await?;
     expect_one(done.rows_affected())

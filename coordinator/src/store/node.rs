@@ -7,6 +7,7 @@ use twinmesh_protocol::time::Time;
 
 use super::filter::{self, Filter};
 use super::page::PageRequest;
+use super::run::{Gone, fail_node_runs};
 use super::{Result, Tx, expect_one, removal, time};
 use crate::authz::Permit;
 use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails};
@@ -201,6 +202,6 @@ pub(crate) async fn api_key_replace(tx: &mut Tx, permit: Permit<EditNode>, api_k
 /// Removes a node; what it has not finished ends as failed.
 pub(crate) async fn node_delete(tx: &mut Tx, permit: Permit<DeleteNode>, now: Time) -> Result<()> {
     let id = permit.subject();
-    super::run::fail_node_runs(tx, id, now).await?;
+    fail_node_runs(tx, id, Gone::Deleted, now).await?;
     removal::nodes(tx, "id = $1", id.get()).await
 }

@@ -16,7 +16,7 @@ use super::{Result, Tx, expect_one, read_status};
 use crate::authz::Permit;
 use crate::authz::action::{KillNodeTasks, KillTask, ReportRun};
 use crate::ledger;
-use crate::ledger::kill::Victim;
+use crate::ledger::kill::{KillStep, Victim};
 use crate::ledger::open::KeptPayload;
 use crate::ledger::run::{Fact, RunState};
 use crate::ledger::siblings::{Sibling, fail_fast};
@@ -91,6 +91,7 @@ pub(crate) struct ResultRecord {
 pub(crate) struct RunPlace {
     pub(crate) id: RunId,
     pub(crate) state: RunState,
+    pub(crate) assigned_at: Time,
     pub(crate) organization_id: OrganizationId,
     pub(crate) node_id: Option<NodeId>,
     pub(crate) task_id: TaskId,
@@ -193,7 +194,7 @@ pub(crate) async fn run_place(conn: &mut AnyConnection, id: RunId) -> Result<Opt
     let row = sqlx::query(
         "SELECT run.id, run.status, run.started_at, run.finished_at, run.kill_requested_at, run.organization_id, \
          node.id, task.id, task.collaboration_id, collaboration.encrypted, task.parent_id, task.job_id, \
-         task.init_org_id, task.init_user_id \
+         task.init_org_id, task.init_user_id, run.assigned_at \
          FROM run JOIN task ON task.id = run.task_id JOIN collaboration ON collaboration.id = task.collaboration_id \
          LEFT JOIN node ON node.organization_id = run.organization_id \
          AND node.collaboration_id = task.collaboration_id WHERE run.id = $1",
@@ -279,9 +280,17 @@ pub(crate) async fn run_report(
     now: Time,
 ) -> Result<()> {
     debug_assert_eq!(permit.subject(), place.id, "the permit is for this run");
-    let status = change.state.status();
+    let state = change.state;
     run_update(tx, place, change, now).await?;
-    fail_siblings(tx, place, status, now).await
+    follow_up(tx, place, state, now).await
+}
+
+/// What follows for others from what became of a run: `place` tells where it stood before.
+async fn follow_up(tx: &mut Tx, place: &RunPlace, state: RunState, now: Time) -> Result<()> {
+    if state.is_finished() && (state.status() == RunStatus::Killed || place.state.kill_requested()) {
+        kill_made(tx, place, now).await?;
+    }
+    fail_siblings(tx, place, state.status(), now).await
 }
 
 /// Ends what nobody took up of a task of which a run failed.
@@ -308,11 +317,37 @@ pub(crate) async fn kill_task(tx: &mut Tx, permit: Permit<KillTask>, now: Time) 
 /// Ends the open runs at a node; how many there were.
 pub(crate) async fn kill_node_tasks(tx: &mut Tx, permit: Permit<KillNodeTasks>, now: Time) -> Result<usize> {
     let victims = victims_at(tx.conn(), permit.subject()).await?;
-    kill(tx, &victims, now).await
+    let steps = kill(tx, &victims, now).await?;
+    // Of the others their node says when they have ended.
+    for step in steps.iter().filter(|step| step.state.is_finished()) {
+        if let Some(place) = run_place(tx.conn(), step.id).await? {
+            kill_made(tx, &place, now).await?;
+        }
+    }
+    Ok(steps.len())
 }
 
-/// Ends the open runs at a node that is about to be removed: nobody else would. How many there were.
-pub(super) async fn fail_node_runs(tx: &mut Tx, node: NodeId, now: Time) -> Result<usize> {
+/// Why a node will not report on its runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// It is about to be removed.
+    Deleted,
+    /// Its organization takes no part any more.
+    Left,
+}
+
+impl Gone {
+    /// What stands in the log of a run at an organization's node.
+    fn log(self, organization: OrganizationId) -> String {
+        match self {
+            Self::Deleted => format!("The node of organization {organization} was deleted before this run ended."),
+            Self::Left => format!("Organization {organization} left the collaboration before this run ended."),
+        }
+    }
+}
+
+/// Ends the open runs at a node that will not report on them: nobody else would. How many there were.
+pub(super) async fn fail_node_runs(tx: &mut Tx, node: NodeId, gone: Gone, now: Time) -> Result<usize> {
     let victims = victims_at(tx.conn(), node).await?;
     let mut ended = 0;
     for victim in &victims {
@@ -322,9 +357,9 @@ pub(super) async fn fail_node_runs(tx: &mut Tx, node: NodeId, now: Time) -> Resu
         };
         let state = place.state.apply(Fact::NodeRemoved, now).unwrap_or(place.state);
         event_insert(tx, place.event(EventKind::KillRequested, now)).await?;
-        let log = format!("The node of organization {} was deleted before this run ended.", place.organization_id);
+        let log = gone.log(place.organization_id);
         run_update(tx, &place, RunChange { state, result: None, kept: None, log: Some(&log) }, now).await?;
-        fail_siblings(tx, &place, state.status(), now).await?;
+        follow_up(tx, &place, state, now).await?;
         ended += 1;
     }
     Ok(ended)
@@ -333,10 +368,20 @@ pub(super) async fn fail_node_runs(tx: &mut Tx, node: NodeId, now: Time) -> Resu
 /// Ends the open runs of these tasks; how many there were.
 pub(super) async fn kill_tasks(tx: &mut Tx, tasks: &[TaskId], now: Time) -> Result<usize> {
     let victims = victims(tx.conn(), tasks.iter().copied()).await?;
-    kill(tx, &victims, now).await
+    Ok(kill(tx, &victims, now).await?.len())
 }
 
-async fn kill(tx: &mut Tx, victims: &[Victim], now: Time) -> Result<usize> {
+/// Ends what a run that was killed has made, and everything below: nobody waits for it. What is being killed already
+/// has been told.
+async fn kill_made(tx: &mut Tx, place: &RunPlace, now: Time) -> Result<()> {
+    let made = made_tree(tx.conn(), place).await?;
+    let mut victims = victims(tx.conn(), made).await?;
+    victims.retain(|victim| !victim.state.kill_requested());
+    kill(tx, &victims, now).await?;
+    Ok(())
+}
+
+async fn kill(tx: &mut Tx, victims: &[Victim], now: Time) -> Result<Vec<KillStep>> {
     let steps = ledger::kill::kill(victims, now);
     for step in &steps {
         let Some(place) = run_place(tx.conn(), step.id).await? else { continue };
@@ -345,7 +390,7 @@ async fn kill(tx: &mut Tx, victims: &[Victim], now: Time) -> Result<usize> {
         let change = RunChange { state: step.state, result: None, kept: None, log: None };
         run_update(tx, &place, change, now).await?;
     }
-    Ok(steps.len())
+    Ok(steps)
 }
 
 /// Where a node belongs.
@@ -371,6 +416,19 @@ pub(crate) async fn task_tree(conn: &mut AnyConnection, id: TaskId) -> Result<Ve
          SELECT task.id FROM task JOIN tree ON task.parent_id = tree.id) SELECT id FROM tree ORDER BY id",
     )
     .bind(id.get())
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Ok(TaskId::new(row.try_get(0)?))).collect()
+}
+
+/// The tasks that a run made and everything below them, parents before children.
+async fn made_tree(conn: &mut AnyConnection, place: &RunPlace) -> Result<Vec<TaskId>> {
+    let rows = sqlx::query(
+        "WITH RECURSIVE tree (id) AS (SELECT id FROM task WHERE parent_id = $1 AND init_org_id = $2 UNION \
+         SELECT task.id FROM task JOIN tree ON task.parent_id = tree.id) SELECT id FROM tree ORDER BY id",
+    )
+    .bind(place.task_id.get())
+    .bind(place.organization_id.get())
     .fetch_all(conn)
     .await?;
     rows.iter().map(|row| Ok(TaskId::new(row.try_get(0)?))).collect()
@@ -430,6 +488,7 @@ fn read_place(row: &AnyRow) -> Result<RunPlace> {
     Ok(RunPlace {
         id: RunId::new(row.try_get(0)?),
         state: read_state(row, 1)?,
+        assigned_at: Time::from_micros(row.try_get(14)?),
         organization_id: OrganizationId::new(row.try_get(5)?),
         node_id: row.try_get::<Option<i64>, _>(6)?.map(NodeId::new),
         task_id: TaskId::new(row.try_get(7)?),

@@ -1,9 +1,10 @@
 //! Organizations, collaborations, studies, users and roles, from creation to removal (contract A.7.1 to A.7.6).
 
+use axum::http::Method;
 use serde_json::{Value, json};
 use twinmesh_protocol::key::OrganizationKey;
 
-use crate::ledger::federation::{Federation, id};
+use crate::ledger::federation::{Federation, PASSWORD, id};
 
 fn ids(list: &Value) -> Vec<i64> {
     list.as_array().unwrap().iter().map(id).collect()
@@ -216,4 +217,51 @@ async fn a_role_is_its_organizations_and_built_in_ones_stay() {
     federation.delete(root, &format!("{path}?delete_dependents=true")).await.expect(200);
     let rest = federation.get(root, &format!("/role?user_id={user}")).await.expect(200);
     assert_eq!(rest["data"], json!([]));
+}
+
+#[tokio::test]
+async fn who_may_write_is_not_refused_for_what_the_answer_would_show() {
+    const CREATE_STUDIES: i64 = 83;
+    const EDIT_STUDIES: i64 = 80;
+    let federation = Federation::new(2, false).await;
+    let members = [0, 1].map(|at| federation.members[at].organization);
+    let body = json!({
+        "username": "clerk", "password": PASSWORD, "email": "clerk@example.org", "organization_id": members[0],
+        "rules": [CREATE_STUDIES, EDIT_STUDIES],
+    });
+    federation.post(&federation.root, "/user", body).await.expect(201);
+    let clerk = federation.log_in("clerk").await;
+    let body = json!({"name": "study", "collaboration_id": 1, "organization_ids": members});
+    let study = federation.post(&clerk, "/study", body).await.expect(201);
+    // Of organizations a clerk learns nothing.
+    assert_eq!(study["organizations"], json!([]));
+    let path = format!("/study/{}", id(&study));
+    let changed = federation.patch(&clerk, &path, json!({"name": "renamed"})).await.expect(200);
+    assert_eq!((&changed["name"], &changed["organizations"]), (&json!("renamed"), &json!([])));
+    let body = Some(json!({"id": members[1]}));
+    let left = federation.ask(Method::DELETE, &format!("{path}/organization"), Some(&clerk), body, &[]).await;
+    assert_eq!(left.expect(200), json!([]));
+    let found = federation.get(&federation.root, &format!("{path}?include=organizations")).await.expect(200);
+    assert_eq!(ids(&found["organizations"]), [members[0]]);
+}
+
+#[tokio::test]
+async fn what_an_organization_has_not_finished_fails_when_it_leaves_the_collaboration() {
+    let federation = Federation::new(4, false).await;
+    let root = federation.root.as_str();
+    let members = [0, 1, 2, 3].map(|at| federation.members[at].organization);
+    let tasks = [federation.task(&[0, 1]).await, federation.task(&[2]).await, federation.task(&[0]).await];
+    let taken = federation.run(id(&tasks[1]), 2).await;
+    federation.report(2, &taken, json!({"status": "active"})).await.expect(200);
+    let body = json!({"organization_ids": [members[0], members[2], members[3]]});
+    federation.patch(root, "/collaboration/1", body).await.expect(200);
+    let body = Some(json!({"id": members[2]}));
+    federation.ask(Method::DELETE, "/collaboration/1/organization", Some(root), body, &[]).await.expect(200);
+    for (task, member) in [(&tasks[0], 1), (&tasks[1], 2)] {
+        assert_eq!(federation.status(id(task)).await, "failed");
+        let log = federation.run(id(task), member).await["log"].clone();
+        let words = format!("Organization {} left the collaboration", members[member]);
+        assert!(log.as_str().unwrap().contains(&words), "{log}");
+    }
+    assert_eq!(federation.status(id(&tasks[2])).await, "pending");
 }

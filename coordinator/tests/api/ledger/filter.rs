@@ -1,5 +1,7 @@
 //! Tasks, runs and results can be narrowed and sorted as contract A.7 says.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::federation::{Federation, IMAGE, check, check_refused, id, ids, plain};
@@ -27,14 +29,16 @@ async fn federation() -> Federation {
     });
     federation.post(&federation.members[1].researcher, "/task", body).await.expect(201);
 
+    // The clock begins at 08:00.
+    federation.pass(Duration::from_secs(3600));
     let run = federation.run(first, 1).await;
-    let body = json!({"started_at": "2030-01-02T00:00:00"});
+    let body = json!({"started_at": "2027-01-15T08:10:00"});
     federation.report(1, &run, body).await.expect(200);
     let node = federation.members[1].node_token.as_str();
     federation.post(node, "/port", json!({"port": 49152, "run_id": id(&run), "label": "x"})).await.expect(201);
     let run = federation.run(3, 1).await;
     let body = json!({
-        "status": "not allowed", "started_at": "2030-01-03T00:00:00+00:00", "finished_at": "2030-01-04T00:00:00",
+        "status": "not allowed", "started_at": "2027-01-15T08:20:00+00:00", "finished_at": "2027-01-15T08:30:00",
     });
     federation.report(1, &run, body).await.expect(200);
     federation
@@ -108,10 +112,10 @@ async fn runs_and_results_are_narrowed() {
         ("?state=open", &[3, 2, 1]),
         ("?assigned_from=2100-01-01T00:00:00", &[]),
         ("?assigned_till=2100-01-01T00:00:00", &[4, 3, 2, 1]),
-        ("?started_from=2030-01-02T12:00:00", &[4]),
-        ("?started_till=2030-01-02T12:00:00", &[2]),
-        ("?finished_from=2030-01-04T00:00:00%2B00:00", &[4]),
-        ("?finished_till=2030-01-03T00:00:00", &[]),
+        ("?started_from=2027-01-15T08:15:00", &[4]),
+        ("?started_till=2027-01-15T08:15:00", &[2]),
+        ("?finished_from=2027-01-15T08:30:00%2B00:00", &[4]),
+        ("?finished_till=2027-01-15T08:20:00", &[]),
         ("?port=49152", &[2]),
         ("?port=49153", &[]),
         ("?task_id=1&task_id=3", &[2, 1]),

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
@@ -37,13 +39,14 @@ async fn a_node_reports_what_becomes_of_its_run() {
     let federation = Federation::new(2, false).await;
     let task = federation.task(&[0]).await;
     let run = federation.run(id(&task), 0).await;
-    let started = "2026-11-23T02:21:12.429374";
+    federation.pass(Duration::from_secs(3600));
+    let started = "2027-01-15T08:21:12.429374";
     let steps = [
         (json!({"started_at": started}), "pending"),
         (json!({"status": "initializing", "log": "first"}), "initializing"),
         (json!({"status": "active"}), "active"),
         (json!({"status": "active"}), "active"),
-        (json!({"status": "completed", "result": plain(), "finished_at": "2026-11-23T03:21:13+01:00"}), "completed"),
+        (json!({"status": "completed", "result": plain(), "finished_at": "2027-01-15T09:21:13+01:00"}), "completed"),
     ];
     for (body, status) in steps {
         let answer = federation.report(0, &run, body).await.expect(200);
@@ -52,7 +55,7 @@ async fn a_node_reports_what_becomes_of_its_run() {
     }
     let run = federation.run(id(&task), 0).await;
     assert_eq!(run["log"], "first", "what is not given stays");
-    assert_eq!(run["finished_at"], "2026-11-23T02:21:13.000000");
+    assert_eq!(run["finished_at"], "2027-01-15T08:21:13.000000");
     let result = federation.get(&federation.root, &format!("/result/{}", id(&run))).await.expect(200);
     assert_eq!(result["result"], plain());
 
@@ -60,6 +63,28 @@ async fn a_node_reports_what_becomes_of_its_run() {
         let answer = federation.report(0, &run, body).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST);
         assert_eq!(answer.msg(), "Cannot update an already finished algorithm run!");
+    }
+}
+
+#[tokio::test]
+async fn a_node_cannot_date_a_run_before_it_was_assigned_or_after_today() {
+    let federation = Federation::new(2, false).await;
+    let task = federation.task(&[0, 1]).await;
+    let assigned = federation.run(id(&task), 0).await["assigned_at"].clone();
+    federation.pass(Duration::from_secs(3600));
+    for (member, started, finished) in
+        [(0, "1970-01-01T00:00:00", "1971-01-01T00:00:00"), (1, "2999-01-01T00:00:00", "2998-01-01T00:00:00")]
+    {
+        let run = federation.run(id(&task), member).await;
+        let body = json!({
+            "status": "completed", "result": plain(), "started_at": started, "finished_at": finished,
+        });
+        let run = federation.report(member, &run, body).await.expect(200);
+        let is_early = member == 0;
+        let (started, finished) = (run["started_at"].as_str().unwrap(), run["finished_at"].as_str().unwrap());
+        assert!(assigned.as_str().unwrap() <= started && started <= finished, "{run}");
+        assert_eq!(started.starts_with("2027-01-15T08:00:00"), is_early, "{run}");
+        assert_eq!(finished.starts_with("2027-01-15T09:00:00"), !is_early, "{run}");
     }
 }
 
