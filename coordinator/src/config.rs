@@ -146,8 +146,13 @@ pub struct TokensConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// The largest request: `256MiB`. Inputs and results are part of requests.
+    /// The largest request that holds inputs or results: `256MiB`. Others may have up to `1MiB`.
     pub request_body: Size,
+    /// How much of requests' bodies may be in memory at a time, all together: `1GiB`, and never less than
+    /// `request_body`. Further ones wait a while, and are then told to come again.
+    pub request_memory: Size,
+    /// How long a body may pause: `30s`. A stranger's must be there whole in this time.
+    pub body_idle: Span,
     /// How long a started request may take to tell its head: `30s`.
     pub header_timeout: Span,
     /// How long the question for a task's status is held while the task is unfinished: `50s`. Stay below the time-out
@@ -168,6 +173,11 @@ pub struct LimitsConfig {
     pub trusted_proxies: Vec<Network>,
     /// How many connections may be open at a time; more wait: `8192`.
     pub connections: u32,
+    /// How many of them one address may have, or one network of a provider's customer; further ones are closed at once:
+    /// `2048`. This machine and `trusted_proxies` are not counted.
+    pub connections_per_address: u32,
+    /// How many event streams and held questions a user or node may have open at a time: `1024`.
+    pub held_per_caller: u32,
 }
 
 /// The overlay's meeting point and relay.
@@ -249,6 +259,8 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             request_body: Size(256 << 20),
+            request_memory: Size(1 << 30),
+            body_idle: Span(Duration::from_secs(30)),
             header_timeout: Span(Duration::from_secs(30)),
             status_hold: Span(Duration::from_secs(50)),
             node_grace: Span(Duration::from_secs(10)),
@@ -258,6 +270,8 @@ impl Default for LimitsConfig {
             guesses_within: Span(Duration::from_secs(5 * 60)),
             trusted_proxies: vec![IpAddr::from(Ipv4Addr::LOCALHOST).into(), IpAddr::from(Ipv6Addr::LOCALHOST).into()],
             connections: 8192,
+            connections_per_address: 2048,
+            held_per_caller: 1024,
         }
     }
 }
@@ -341,8 +355,17 @@ impl Config {
         }
         self.objects.check()?;
         self.retention.check()?;
-        if self.limits.connections == 0 {
-            return wrong("limits.connections", "use at least 1");
+        if self.limits.body_idle.0 < Duration::from_millis(100) {
+            return wrong("limits.body_idle", "use at least `100ms`");
+        }
+        for (key, count) in [
+            ("limits.connections", self.limits.connections),
+            ("limits.connections_per_address", self.limits.connections_per_address),
+            ("limits.held_per_caller", self.limits.held_per_caller),
+        ] {
+            if count == 0 {
+                return wrong(key, "use at least 1");
+            }
         }
         self.tls.check()?;
         if self.database.url.is_some() && self.database.url_file.is_some() {

@@ -24,7 +24,7 @@ pub fn query(text: &str) {
     let _ = PageRequest::read(&params, &[("id", "task.id"), ("name", "task.name")]);
     for (name, _) in params.pairs() {
         let _ = params.get::<i64>(name);
-        let _ = params.every::<i64>(name);
+        let _ = params.several::<i64>(name);
         let _ = params.truth(name);
         let _ = params.time(name);
         let _ = params.includes(name);

@@ -6,8 +6,8 @@
 //! * `store` – all SQL. `objects` – large payloads. `tidy` – what is removed by age. `http` – the v4 contract and our
 //!   additions. `relay` – the overlay's meeting point. `algorithm_store` – asks services of others.
 //! * `mail` – what users are told by mail.
-//! * `server`, `tls` – connections. `metrics`, `telemetry`, `notify` – what operators watch. `files` – the data directory.
-//!   `doctor` – whether it works, and why not.
+//! * `server`, `tls` – connections. `tally` – how many of something each has. `metrics`, `telemetry`, `notify` – what
+//!   operators watch. `files` – the data directory. `doctor` – whether it works, and why not.
 //! * `import`, `admin` – what an operator does at the machine. `house` – the database for them. `print` – what they print.
 //!
 //! [`Coordinator::start`] runs one within any process.
@@ -37,6 +37,7 @@ mod print;
 mod relay;
 mod server;
 mod store;
+mod tally;
 mod telemetry;
 mod tidy;
 mod tls;
@@ -59,10 +60,11 @@ use authn::password::{Cost, Hasher, check_hash, check_policy};
 use authn::token::Tokens;
 use authn::two_factor::SecondFactor;
 use clock::Clock;
-use config::{Config, Secret, Synchronous};
+use config::{Config, Network, Secret, Synchronous};
 pub use files::FileError;
 use http::AppState;
 use http::event::presence::Instance;
+use http::intake::Memory;
 use http::state::Recovery;
 pub use mail::MailError;
 use mail::{Mailer, Postman, Rounds};
@@ -223,6 +225,9 @@ impl Coordinator {
             clock: clock.clone(),
             api_path: config.api_path.clone(),
             body_limit: usize::try_from(config.limits.request_body.0).unwrap_or(usize::MAX),
+            body_idle: config.limits.body_idle.0,
+            body_memory: Memory::new(config.limits.request_memory.0.max(config.limits.request_body.0)),
+            held_per_caller: usize::try_from(config.limits.held_per_caller).unwrap_or(usize::MAX),
             status_hold: config.limits.status_hold.0,
             node_grace: config.limits.node_grace.0,
             instance: Instance {
@@ -310,6 +315,9 @@ impl Coordinator {
         let manner = Manner {
             header_timeout: config.limits.header_timeout.0,
             connections: usize::try_from(config.limits.connections).unwrap_or(usize::MAX),
+            per_address: usize::try_from(config.limits.connections_per_address).unwrap_or(usize::MAX),
+            uncounted: config.limits.trusted_proxies.iter().copied().chain(Network::own()).collect(),
+            refused: state.meter().refused().clone(),
             tls: state.tls().cloned(),
         };
         let plain = Manner { tls: None, ..manner.clone() };

@@ -49,6 +49,11 @@ impl Limit {
     }
 }
 
+/// What texts are to be like that are looked for.
+pub(crate) const PATTERN: Limit = Limit::up_to(1024);
+/// The most that a page holds.
+pub(crate) const PAGE: Limit = Limit::between(1, 10_000);
+
 /// Names (contract A.7).
 pub(crate) const NAME: Limit = Limit::between(1, 128);
 /// The names of tasks, which stock clients leave empty.

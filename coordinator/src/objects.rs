@@ -8,9 +8,8 @@
 mod place;
 mod sweep;
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +23,7 @@ use tokio_util::io::ReaderStream;
 use twinmesh_protocol::digest::Digest;
 
 use crate::config::ObjectsConfig;
+use crate::tally::{Entry, Tally};
 
 /// The most that a segment holds. Small enough that uploads need little memory, large enough that stores which count
 /// requests do not cost much.
@@ -86,7 +86,7 @@ pub(crate) struct Objects {
     directory: Option<std::path::PathBuf>,
     settings: Settings,
     room: Arc<Semaphore>,
-    uploads: Arc<Mutex<BTreeMap<String, usize>>>,
+    uploads: Tally<String>,
 }
 
 /// What bounds payloads.
@@ -94,6 +94,8 @@ pub(crate) struct Objects {
 pub(crate) struct Settings {
     pub(crate) limit: u64,
     pub(crate) pending: u64,
+    /// How many uploads of one organization may be unfinished.
+    pub(crate) open_uploads: u64,
     pub(crate) idle: Duration,
     pub(crate) keep_unused: Duration,
     pub(crate) tidy_every: Duration,
@@ -111,13 +113,14 @@ impl Objects {
         let settings = Settings {
             limit: config.limit.0,
             pending: config.pending.0,
+            open_uploads: config.open_uploads.into(),
             idle: config.idle.0,
             keep_unused: config.keep_unused.0,
             tidy_every: config.tidy_every.0,
             stock_clients: config.stock_clients,
         };
         let room = Arc::new(Semaphore::new(UPLOADS));
-        Ok(Self { store, prefix, directory, settings, room, uploads: Arc::default() })
+        Ok(Self { store, prefix, directory, settings, room, uploads: Tally::default() })
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -176,18 +179,9 @@ impl Objects {
     /// A place among the uploads that are taken in; `None` when this caller has enough of them, or none came free in
     /// time.
     pub(crate) async fn take_place(&self, caller: String) -> Option<UploadPlace> {
-        {
-            let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = uploads.entry(caller.clone()).or_default();
-            if *count >= UPLOADS_OF_ONE {
-                return None;
-            }
-            *count += 1;
-        }
-        let mut place = UploadPlace { caller, uploads: Arc::clone(&self.uploads), room: None };
+        let own = self.uploads.enter(caller, UPLOADS_OF_ONE)?;
         let room = tokio::time::timeout(self.settings.idle, Arc::clone(&self.room).acquire_owned()).await;
-        place.room = Some(room.ok()?.ok()?);
-        Some(place)
+        Some(UploadPlace { _room: room.ok()?.ok()?, _own: own })
     }
 
     fn path(&self, key: SegmentKey) -> Path {
@@ -233,26 +227,15 @@ fn failed(action: &'static str, source: object_store::Error) -> ObjectsError {
 /// A place among the uploads that are taken in.
 #[derive(Debug)]
 pub(crate) struct UploadPlace {
-    caller: String,
-    uploads: Arc<Mutex<BTreeMap<String, usize>>>,
-    room: Option<OwnedSemaphorePermit>,
-}
-
-impl Drop for UploadPlace {
-    fn drop(&mut self) {
-        self.room.take();
-        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = uploads.get_mut(&self.caller) {
-            *count -= 1;
-            if *count == 0 {
-                uploads.remove(&self.caller);
-            }
-        }
-    }
+    _room: OwnedSemaphorePermit,
+    _own: Entry<String>,
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
     use super::*;
 
     fn key(content: &[u8], number: i64) -> SegmentKey {
@@ -374,7 +357,7 @@ mod tests {
         places.pop();
         assert!(objects.take_place("user:1".into()).await.is_some());
         drop(places);
-        assert!(objects.uploads.lock().unwrap().is_empty());
+        assert!(objects.uploads.is_empty());
         assert_eq!(objects.room.available_permits(), UPLOADS);
     }
 }

@@ -33,8 +33,10 @@ impl PayloadForm {
 #[must_use]
 pub fn classify(text: &str) -> PayloadForm {
     if text.contains('$') {
-        let parts: Vec<_> = text.split('$').collect();
-        let [key, iv, message] = parts[..] else {
+        // Of many parts no more are looked at than tell that there are too many.
+        let mut parts = text.splitn(4, '$');
+        let (Some(key), Some(iv), Some(message), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return PayloadForm::Malformed;
         };
         let (Ok(key), Ok(iv), Ok(_)) = (STANDARD.decode(key), STANDARD.decode(iv), STANDARD.decode(message)) else {
@@ -191,6 +193,17 @@ mod tests {
         for text in ["$$", "a$b", "not base64!", "/w==", &format!("{}$AA==$", to_text(&[7; 512]))] {
             assert_eq!(classify(text), PayloadForm::Malformed, "{text}");
         }
+        for text in [format!("{envelope}$"), format!("{envelope}$$"), format!("${envelope}")] {
+            assert_eq!(classify(&text), PayloadForm::Malformed, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_of_nothing_but_separators_is_no_payload() {
+        // As a list of its parts it would take sixteen times its length.
+        let text = "$".repeat(64 << 20);
+        assert_eq!(classify(&text), PayloadForm::Malformed);
+        assert_eq!(classify(&format!("{}$", &text[..64])), PayloadForm::Malformed);
     }
 
     #[test]

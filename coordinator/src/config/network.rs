@@ -1,7 +1,7 @@
 //! Networks as settings name them.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,14 @@ impl Network {
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
+    }
+}
+
+impl Network {
+    /// Where this machine speaks to itself.
+    pub(crate) fn own() -> [Self; 2] {
+        let (ip4, ip6) = (IpAddr::from([127, 0, 0, 0]), IpAddr::from(Ipv6Addr::LOCALHOST));
+        [Self { address: ip4, prefix: 8 }, Self { address: ip6, prefix: longest(ip6) }]
     }
 }
 

@@ -26,6 +26,8 @@ pub struct ObjectsConfig {
     pub limit: Size,
     /// How much an organization may have uploaded that belongs to no run yet, before it is refused more: `64GiB`.
     pub pending: Size,
+    /// How many uploads an organization may have begun and not ended, before it is refused more: `64`.
+    pub open_uploads: u32,
     /// How long an upload may pause before it is broken off; it can be continued: `30s`.
     pub idle: Span,
     /// How long what belongs to no run is kept, whole or not: `1d`.
@@ -44,6 +46,7 @@ impl Default for ObjectsConfig {
             options: StoreOptions::default(),
             limit: Size(16 << 30),
             pending: Size(64 << 30),
+            open_uploads: 64,
             idle: Span(Duration::from_secs(30)),
             keep_unused: Span(Duration::from_secs(24 * 3600)),
             tidy_every: Span(Duration::from_secs(600)),
@@ -76,6 +79,9 @@ impl ObjectsConfig {
         }
         if self.pending.0 < self.limit.0 {
             return wrong("objects.pending", "use at least `objects.limit`".into());
+        }
+        if self.open_uploads == 0 {
+            return wrong("objects.open_uploads", "use at least 1".into());
         }
         if self.idle.0 < Duration::from_secs(1) {
             return wrong("objects.idle", "use at least `1s`".into());

@@ -71,8 +71,8 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
         let to_all = ("algorithm_store.collaboration_id IS NULL".to_owned(), Vec::new());
         filter.and_any(vec![in_list("algorithm_store.collaboration_id", mine), to_all]);
     }
-    filter.and_like("algorithm_store.name", params.text("name"));
-    filter.and_like("algorithm_store.url", params.text("url"));
+    filter.and_like("algorithm_store.name", params.pattern("name")?);
+    filter.and_like("algorithm_store.url", params.pattern("url")?);
     if let Some(id) = params.get::<CollaborationId>("collaboration_id")? {
         super::collaboration::find(&mut caller, id).await?;
         scope::check_collaboration(&caller, reach, Some(id))?;

@@ -87,7 +87,7 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
         // A node or container has one collaboration, whatever else its organization takes part in.
         filter.and_in("collaboration.id", caller.actor.collaborations.iter().map(|id| id.get()));
     }
-    filter.and_like("collaboration.name", params.text("name"));
+    filter.and_like("collaboration.name", params.pattern("name")?);
     filter.and_equal("collaboration.encrypted", params.truth("encrypted")?.map(i64::from));
     let organization = params.get::<OrganizationId>("organization_id")?;
     if let Some(id) = organization {

@@ -32,6 +32,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         (status = 200, description = "The columns, or the task that this request has made before", body = ColumnAnswer),
         (status = 201, description = "The task that asks for them", body = Task),
         (status = 409, description = "The same key or manifest with other content"),
+        (status = 413, description = "The body is larger than the operator allows: 256 MiB unless said otherwise"),
     ),
     security(("user" = [])),
 )]

@@ -11,7 +11,7 @@ pub(crate) mod presence;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
@@ -32,10 +32,11 @@ use super::params::{Params, invalid};
 use super::problem::Problem;
 use crate::authz::action::FollowEvents;
 use crate::authz::actor::Who;
-use crate::authz::reach;
+use crate::authz::{Actor, reach};
 use crate::clock::Clock;
 use crate::store::event::NodePlace;
 use crate::store::{Result as StoreResult, Store};
+use crate::tally::Entry;
 
 /// How often a stream without events shows that it lives, so that nothing between the two ends takes it for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -111,14 +112,19 @@ impl Follow {
 #[utoipa::path(
     get, path = "/event", tag = "event",
     params(("after" = Option<String>, Query, description = "The place in the log after which to begin, or `latest`"), ("last-event-id" = Option<String>, Header, description = "Where the caller left off; counts before `after`")),
-    responses((status = 200, description = "A stream of server-sent events: `hello` first, then events as they happen", body = Event, content_type = "text/event-stream")),
+    responses(
+        (status = 200, description = "A stream of server-sent events: `hello` first, then events as they happen", body = Event, content_type = "text/event-stream"),
+        (status = 429, description = "The caller has too many streams open"),
+    ),
     security(("user" = []), ("node" = [])),
 )]
 #[tracing::instrument(name = "http.event.follow", skip_all)]
 async fn follow(visitor: Visitor, params: Params, headers: HeaderMap) -> Result<Response, Problem> {
     let state = visitor.state.clone();
     let after = cursor(&params, &headers)?;
-    let audience = audience_of(&visitor).await?;
+    let actor = visitor.begin_read().await?.actor;
+    let held = state.hold(&actor).ok_or_else(too_many)?;
+    let audience = audience_of(actor)?;
     let hub = state.follow().hub().await?.clone();
     let attending = match audience {
         Audience::Node { id, organization, collaboration } => {
@@ -133,7 +139,7 @@ async fn follow(visitor: Visitor, params: Params, headers: HeaderMap) -> Result<
         Some(after) => after.min(hub.end().await?),
         None => hub.end().await?,
     };
-    let stream = stream(visitor, hub, audience, after, attending);
+    let stream = stream(visitor, hub, audience, after, (attending, held));
     let mut response = Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
     // Proxies that gather answers before they pass them on would hold events back.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
@@ -141,10 +147,21 @@ async fn follow(visitor: Visitor, params: Params, headers: HeaderMap) -> Result<
     Ok(response)
 }
 
-/// What the caller may hear at this moment.
-async fn audience_of(visitor: &Visitor) -> Result<Audience, Problem> {
-    // A stream lasts; the transaction must not.
-    let actor = visitor.begin_read().await?.actor;
+/// How long to wait where there are too many streams: by then those whose other end vanished are gone.
+const COME_AGAIN: Duration = Duration::from_secs(30);
+
+fn too_many() -> Problem {
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_streams", "You have too many event streams open")
+        .with_detail("End some of them; the operator may raise `limits.held_per_caller`.")
+        .with_retry_after(COME_AGAIN)
+}
+
+/// What the caller may hear at this moment. A stream lasts; the transaction must not.
+async fn look_again(visitor: &Visitor) -> Result<Audience, Problem> {
+    audience_of(visitor.begin_read().await?.actor)
+}
+
+fn audience_of(actor: Actor) -> Result<Audience, Problem> {
     let organization = actor.organization;
     match actor.who {
         Who::Node { id, collaboration } => Ok(Audience::Node { id, organization, collaboration }),
@@ -178,11 +195,11 @@ fn stream(
     hub: Hub,
     mut audience: Audience,
     after: EventSequence,
-    attending: Option<Attending>,
+    (attending, held): (Option<Attending>, Entry<String>),
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> {
     async_stream::stream! {
         let kind = if attending.is_some() { follower::Kind::Node } else { follower::Kind::User };
-        let _attending = attending;
+        let (_attending, _held) = (attending, held);
         let follower = visitor.state.follow().followers().enter(kind, after);
         // What was before tells of the caller's absence, not of how long the way is.
         let live = hub.head();
@@ -208,7 +225,7 @@ fn stream(
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = &mut end => return,
-                    _ = recheck.tick() => match audience_of(&visitor).await {
+                    _ = recheck.tick() => match look_again(&visitor).await {
                         Ok(allowed) => audience = allowed,
                         // Gone, or the database is: whoever comes back will be told.
                         Err(_) => return,

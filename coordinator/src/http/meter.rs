@@ -57,6 +57,7 @@ pub(crate) struct Meter {
     durations: Family<Route, Histogram>,
     in_flight: Gauge,
     held: Gauge,
+    refused: Counter,
     log_ins: Family<LogIn, Counter>,
     locked: Counter,
     tasks: Counter,
@@ -72,6 +73,7 @@ impl Meter {
             durations: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
             in_flight: Gauge::default(),
             held: Gauge::default(),
+            refused: Counter::default(),
             log_ins: Family::default(),
             locked: Counter::default(),
             tasks: Counter::default(),
@@ -91,6 +93,11 @@ impl Meter {
     /// A question is held from now on, until the guard is dropped.
     pub(crate) fn held(&self) -> Counted {
         Counted::new(&self.held)
+    }
+
+    /// Counts connections of addresses that have too many.
+    pub(crate) fn refused(&self) -> &Counter {
+        &self.refused
     }
 
     /// An account takes no more tries for a while.
@@ -131,6 +138,11 @@ impl Meter {
             self.durations.clone(),
         );
         registry.register("http_requests_in_flight", "Requests being answered", self.in_flight.clone());
+        registry.register(
+            "connections_refused",
+            "Connections closed at once because their address has too many",
+            self.refused.clone(),
+        );
         registry.register("held_requests", "Questions for a task's status that are held open", self.held.clone());
         registry.register("log_ins", "Tries to log in, by kind and outcome", self.log_ins.clone());
         registry.register(

@@ -2,6 +2,7 @@
 //!
 //! * [`caller`] – who asks, and the transaction they are answered in. [`origin`] – where from, and how often they may
 //!   guess. [`log_in`] – how they prove who they are. [`params`], [`body`] – what they ask.
+//!   [`intake`] – how bodies come in.
 //! * [`page`] – lists. [`problem`] – errors. [`answer`] – other answers. [`link`] – paths to related objects.
 //! * [`openapi`] – the description of it all, made from what stands at each handler; [`docs`] – as a page.
 //! * a file per noun.
@@ -17,6 +18,7 @@ pub(crate) mod container;
 pub(crate) mod docs;
 pub(crate) mod event;
 pub(crate) mod health;
+pub(crate) mod intake;
 pub(crate) mod kill;
 pub(crate) mod link;
 pub(crate) mod log_in;
@@ -49,13 +51,11 @@ pub(crate) mod user;
 use std::any::Any;
 use std::sync::Arc;
 
-use axum::body::Body as HttpBody;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
@@ -117,10 +117,10 @@ pub(crate) fn router(state: AppState) -> Router {
     routes
         .fallback(problem::unknown_route)
         .method_not_allowed_fallback(problem::wrong_verb)
-        // The limit is ours, below.
+        // The limit is ours, in `intake`.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn(settled))
-        .layer(middleware::from_fn_with_state(state.clone(), whole_body))
+        .layer(middleware::from_fn_with_state(state.clone(), intake::whole_body))
         .layer(Extension(Arc::new(Document::new(&declared, LIMITS))))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(cors))
@@ -132,37 +132,6 @@ pub(crate) fn router(state: AppState) -> Router {
 
 /// Where each request is logged, to be turned on by itself.
 const ACCESS: &str = "twinmesh_coordinator::access";
-
-/// The largest request of somebody who shows no valid token: log-ins are small.
-const ANONYMOUS_BODY_LIMIT: usize = 64 << 10;
-
-/// Reads the body before anything else, so that no slow sender holds a transaction open, and no stranger fills the
-/// memory. Large payloads are taken in by their handler as they come.
-async fn whole_body(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    if object::is_streamed(&state, &request) {
-        return next.run(request).await;
-    }
-    let (parts, body) = request.into_parts();
-    let token = caller::bearer(&parts).and_then(|token| state.tokens().verify_access(token, state.now()));
-    let limit = if token.is_ok() { state.body_limit() } else { ANONYMOUS_BODY_LIMIT.min(state.body_limit()) };
-    let bytes = match Limited::new(body, limit).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            return match token {
-                // With a better token it may go through.
-                Err(error) => Problem::from(error),
-                Ok(_) => Problem::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "body_too_large",
-                    format!("The request body is larger than {limit} bytes"),
-                ),
-            }
-            .into_response();
-        }
-        Err(_) => return Problem::bad_request("body_unreadable", "The request body ended too early").into_response(),
-    };
-    next.run(Request::from_parts(parts, HttpBody::from(bytes))).await
-}
 
 /// Lets an answer go once everything is durable that it may tell of: writers see each other's work before it is.
 async fn settled(request: Request, next: Next) -> Response {

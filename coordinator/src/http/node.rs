@@ -63,7 +63,7 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let page = PageRequest::read(&params, store::SORTABLE)?;
     let mut filter = visible(&caller)?;
     let reach = caller.reach::<ViewNode>()?;
-    filter.and_like("node.name", params.text("name"));
+    filter.and_like("node.name", params.pattern("name")?);
     let organization = params.get::<OrganizationId>("organization_id")?;
     scope::check_organization(&mut caller, reach, organization).await?;
     filter.and_equal("node.organization_id", organization.map(OrganizationId::get));

@@ -206,7 +206,12 @@ fn complete_operation(path: &str, operation: &mut Value) {
         }
     }
     if operation.get("requestBody").is_some() {
-        failures.push((StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"));
+        failures.push((StatusCode::REQUEST_TIMEOUT, "The body came too slowly"));
+        let too_large = if public { "The body is larger than 64 KiB" } else { "The body is larger than 1 MiB" };
+        failures.push((StatusCode::PAYLOAD_TOO_LARGE, too_large));
+        if !public {
+            failures.push((StatusCode::SERVICE_UNAVAILABLE, "There is no room for the body at the moment"));
+        }
     }
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();

@@ -70,9 +70,8 @@ pub(crate) async fn nested(
     caller: &mut Caller,
     ids: impl IntoIterator<Item = OrganizationId>,
 ) -> Result<Vec<Organization>, Problem> {
-    let mut filter = visible(caller)?;
-    filter.and_in("organization.id", ids.into_iter().map(OrganizationId::get));
-    let found = store::organization_all(caller.tx.conn(), &filter).await?;
+    let filter = visible(caller)?;
+    let found = store::organization_list(caller.tx.conn(), &filter, ids).await?;
     Ok(found.into_iter().map(|record| organization(&caller.state, record)).collect())
 }
 
@@ -106,7 +105,7 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let page = PageRequest::read(&params, store::SORTABLE)?;
     let reach = caller.reach::<ViewOrganization>()?;
     let mut filter = visible(&caller)?;
-    filter.and_like("organization.name", params.text("name"));
+    filter.and_like("organization.name", params.pattern("name")?);
     filter.and_equal("organization.country", params.text("country"));
     let collaboration = params.get::<CollaborationId>("collaboration_id")?;
     scope::check_collaboration(&caller, reach, collaboration)?;
@@ -122,7 +121,7 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
         filter.and(sql, [id.get().into()]);
     }
     if params.is_present("ids") {
-        let ids = params.every::<OrganizationId>("ids")?;
+        let ids = params.several::<OrganizationId>("ids")?;
         filter.and_in("organization.id", ids.into_iter().map(OrganizationId::get));
     }
     let (found, total) = store::organization_page(caller.tx.conn(), &filter, &page).await?;

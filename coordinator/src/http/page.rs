@@ -12,10 +12,13 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::params::{Params, encode, invalid};
 use super::problem::Problem;
+use crate::limits::PAGE;
 pub(crate) use crate::store::page::{Direction, PageRequest};
 
 /// How many a page holds unless asked otherwise.
 const PER_PAGE: i64 = 10;
+/// How many it holds at the most.
+const MOST: i64 = PAGE.max as i64;
 
 impl PageRequest {
     /// Reads `page`, `per_page` and `sort`, whose columns must be among `sortable`.
@@ -25,7 +28,7 @@ impl PageRequest {
             number => Ok(number),
         };
         let (page, per_page) = (number("page")?, number("per_page")?);
-        let mut sort = Vec::new();
+        let mut sort: Vec<(String, Direction)> = Vec::new();
         // A `+` in a query may stand for a space.
         for word in params.text("sort").unwrap_or_default().split(',').map(str::trim).filter(|word| !word.is_empty()) {
             let (name, direction) = match word.strip_prefix('-') {
@@ -36,11 +39,15 @@ impl PageRequest {
                 let known: Vec<&str> = sortable.iter().map(|(known, _)| *known).collect();
                 return Err(invalid("sort", format!("`{name}` is not one of {}", known.join(", "))));
             }
-            sort.push((name.to_owned(), direction));
+            // A second time it would decide nothing.
+            if !sort.iter().any(|(known, _)| known == name) {
+                sort.push((name.to_owned(), direction));
+            }
         }
         Ok(Self {
             page: page.unwrap_or(1),
-            per_page: per_page.unwrap_or(PER_PAGE),
+            // Whoever wants more finds it by the links.
+            per_page: per_page.unwrap_or(PER_PAGE).min(MOST),
             sort,
             asked: page.is_some() || per_page.is_some(),
         })
@@ -88,9 +95,13 @@ impl IntoParams for PageRequest {
         };
         let text = ObjectBuilder::new().schema_type(Type::String);
         [
-            ("page", "Which page", number(1)),
-            ("per_page", "How many a page holds", number(PER_PAGE)),
-            ("sort", "The columns to sort by", text),
+            ("page", "Which page".to_owned(), number(1)),
+            (
+                "per_page",
+                format!("How many a page holds, {MOST} at the most: the link `next` leads on"),
+                number(PER_PAGE),
+            ),
+            ("sort", "The columns to sort by".to_owned(), text),
         ]
         .map(|(name, what, schema)| {
             ParameterBuilder::new()
@@ -158,6 +169,25 @@ mod tests {
         assert!(!headers("page=99", 86).1.contains("rel=next"));
         let (_, link) = headers("", 0);
         assert!(!link.contains("rel=last") && link.contains("</api/rule?page=1>; rel=first"), "{link}");
+    }
+
+    #[test]
+    fn a_page_holds_so_many_and_the_links_lead_to_the_rest() {
+        let params = Params::parse("/api/rule", "per_page=100000");
+        let request = PageRequest::read(&params, &[("id", "id")]).unwrap();
+        assert_eq!((request.limit(), request.offset()), (10_000, 0));
+        let (_, link) = headers("per_page=100000&page=2", 25_000);
+        assert!(link.contains("per_page=100000&page=3>; rel=next"), "{link}");
+        assert!(link.contains("per_page=100000&page=3>; rel=last"), "{link}");
+        let params = Params::parse("/api/rule", "per_page=100000&page=3");
+        assert_eq!(PageRequest::read(&params, &[("id", "id")]).unwrap().offset(), 20_000);
+    }
+
+    #[test]
+    fn a_column_sorts_once() {
+        let params = Params::parse("/api/rule", &format!("sort=-id,name{}", ",id,-name".repeat(1000)));
+        let request = PageRequest::read(&params, &[("id", "id"), ("name", "name")]).unwrap();
+        assert_eq!(request.sort(), [("id".to_owned(), Direction::Down), ("name".to_owned(), Direction::Up)]);
     }
 
     #[test]

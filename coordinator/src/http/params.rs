@@ -1,5 +1,6 @@
 //! Query arguments. Unknown ones are ignored; known ones that do not read are a 400 that names them.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -10,6 +11,7 @@ use chrono::NaiveDate;
 use twinmesh_protocol::time::Time;
 
 use super::problem::Problem;
+use crate::limits::PATTERN;
 
 /// The query of a request, decoded.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +20,7 @@ pub(crate) struct Params {
     pairs: Vec<(String, String)>,
     /// What the handler has declared, to find out in tests when it reads anything else.
     #[cfg(debug_assertions)]
-    declared: Option<std::collections::BTreeSet<String>>,
+    declared: Option<BTreeSet<String>>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Params {
@@ -76,13 +78,23 @@ impl Params {
         self.all(name).find(|value| !value.is_empty())
     }
 
+    /// What a text is to be like: `%` and `_` stand for others. Comparing takes time for each character of it.
+    pub(crate) fn pattern(&self, name: &str) -> Result<Option<&str>, Problem> {
+        match self.text(name) {
+            Some(text) if PATTERN.fault(&text).is_some() => {
+                Err(invalid(name, format!("use up to {} characters", PATTERN.max)))
+            }
+            pattern => Ok(pattern),
+        }
+    }
+
     /// A value of a type that reads from text: an id, a number, a status. Absent when empty.
     pub(crate) fn get<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, Problem> {
         self.text(name).map(|text| read(name, text)).transpose()
     }
 
-    /// Every value of an argument that may be repeated.
-    pub(crate) fn every<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Vec<T>, Problem> {
+    /// Every value of an argument that may be repeated, each once.
+    pub(crate) fn several<T: FromStr<Err: Display> + Ord>(&self, name: &str) -> Result<BTreeSet<T>, Problem> {
         self.all(name).filter(|text| !text.is_empty()).map(|text| read(name, text)).collect()
     }
 
@@ -185,12 +197,20 @@ mod tests {
     #[test]
     fn a_query_reads_as_it_was_meant() {
         let params = Params::parse("/api/task", "ids=1&ids=2&name=a+b%20%2525&include=runs,results&x&bad=%zz%4");
-        assert_eq!(params.every::<i64>("ids").unwrap(), [1, 2]);
+        assert_eq!(params.several::<i64>("ids").unwrap(), BTreeSet::from([1, 2]));
         assert_eq!(params.text("name"), Some("a b %25"));
         assert!(params.includes("results") && params.includes("runs") && !params.includes("run"));
         assert!(params.is_present("x"));
         assert_eq!(params.text("bad"), Some("%zz%4"));
         assert!(params.get::<i64>("name").unwrap_err().msg().contains("`name`"));
+    }
+
+    #[test]
+    fn a_pattern_that_is_too_long_is_named() {
+        let params = |length: usize| Params::parse("", &format!("name={}", "%C3%A9".repeat(length)));
+        assert_eq!(params(1024).pattern("name").unwrap().map(|text| text.chars().count()), Some(1024));
+        assert!(params(1025).pattern("name").unwrap_err().msg().contains("`name`"));
+        assert_eq!(params(0).pattern("name").unwrap(), None);
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Problem {
     pub(crate) fn too_many(wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let msg = format!("Too many attempts with wrong passwords, keys or codes! Try again in {seconds} seconds.");
-        Self { retry_after: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", msg) }
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", msg).with_retry_after(wait)
     }
 
     /// 404: there is no such thing, or none that the caller may know of.
@@ -90,6 +90,12 @@ impl Problem {
     /// Adds what to try.
     pub(crate) fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds when to try again.
+    pub(crate) fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
         self
     }
 

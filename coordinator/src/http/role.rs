@@ -101,14 +101,12 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     let sees_built_in = holds_at_least(&caller.actor, Resource::Role, Operation::View, Scope::Organization);
     let mut filter = Filter::default();
     restrict(&mut filter, &caller, Reach { own: true, ..reach }, sees_built_in);
-    filter.and_like("role.name", params.text("name"));
-    filter.and_like("role.description", params.text("description"));
-    let organizations = params.every::<OrganizationId>("organization_id")?;
+    filter.and_like("role.name", params.pattern("name")?);
+    filter.and_like("role.description", params.pattern("description")?);
+    let organizations = params.several::<OrganizationId>("organization_id")?;
     let include_root = params.flag("include_root")?;
     if !organizations.is_empty() {
-        for id in &organizations {
-            scope::check_organization(&mut caller, reach, Some(*id)).await?;
-        }
+        scope::check_organizations(&mut caller, reach, &organizations).await?;
         let mut alternatives = vec![in_list("role.organization_id", organizations.iter().map(|id| id.get()))];
         if include_root {
             alternatives.push(("role.is_default_role = 1".into(), Vec::new()));

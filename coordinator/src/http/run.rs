@@ -47,12 +47,16 @@ async fn fetch(mut caller: Caller, params: Params, Id(id): Id<RunId>) -> Result<
 #[utoipa::path(
     patch, path = "/run/{id}", tag = "run",
     request_body = RunPatch,
-    responses((status = 200, body = Run)),
+    responses(
+        (status = 200, body = Run),
+        (status = 413, description = "The body is larger than the operator allows: 256 MiB unless said otherwise"),
+    ),
     security(("node" = [])),
 )]
 #[tracing::instrument(name = "http.run.report", skip_all, fields(run.id = %id))]
 async fn report(visitor: Visitor, Id(id): Id<RunId>, Body(patch): Body<RunPatch>) -> Result<Response, Problem> {
-    // A result may be long in coming; nobody waits for it.
+    // A result may be long in coming, and takes a while to look at; nobody waits for either.
+    let looks = patch.result.as_ref().map(|result| Looks::of(result));
     let mut caller = visitor.begin_write().await?;
     let place = find(&mut caller, id).await?;
     let permit = caller.permit::<ReportRun>(place.id, &target(&place))?;
@@ -60,9 +64,9 @@ async fn report(visitor: Visitor, Id(id): Id<RunId>, Body(patch): Body<RunPatch>
     let before = place.state.status();
     let state = report.apply(place.state, place.assigned_at, caller.now).map_err(refuse)?;
     let mut kept = None;
-    if let Some(result) = &patch.result {
+    if let (Some(result), Some(looks)) = (&patch.result, looks) {
         kept = find_kept(&mut caller, result).await?;
-        check_result(result, kept.as_ref(), &place)?;
+        check_result(looks, kept.as_ref(), &place)?;
     }
     let change = store::run::RunChange { state, result: patch.result.as_deref(), kept, log: patch.log.as_deref() };
     store::run::run_report(&mut caller.tx, permit, &place, change, caller.now).await?;
@@ -76,16 +80,31 @@ async fn report(visitor: Visitor, Id(id): Id<RunId>, Body(patch): Body<RunPatch>
     Ok(Json(answer).into_response())
 }
 
+/// What the text of a result shows.
+#[derive(Debug, Clone, Copy)]
+struct Looks {
+    form: PayloadForm,
+    is_empty: bool,
+    /// Whether it is base64 of any bytes at all.
+    is_base64: bool,
+}
+
+impl Looks {
+    fn of(result: &str) -> Self {
+        let form = classify(result);
+        let is_base64 = form != PayloadForm::Malformed || twinmesh_protocol::payload::from_text(result).is_ok();
+        Self { form, is_empty: result.is_empty(), is_base64 }
+    }
+}
+
 /// A result leaves its node protected where the collaboration is; the coordinator never keeps it in clear.
-fn check_result(result: &str, kept: Option<&KeptPayload>, place: &RunPlace) -> Result<(), Problem> {
-    match (kept.map_or_else(|| classify(result), |kept| kept.form), place.encrypted) {
+fn check_result(looks: Looks, kept: Option<&KeptPayload>, place: &RunPlace) -> Result<(), Problem> {
+    match (kept.map_or(looks.form, |kept| kept.form), place.encrypted) {
         // A run without a result delivers nothing, which there is nothing to protect about.
-        _ if result.is_empty() => Ok(()),
+        _ if looks.is_empty => Ok(()),
         (PayloadForm::Plain, false) | (PayloadForm::Sealed | PayloadForm::Vantage6Envelope, true) => Ok(()),
         // Any bytes may be a result, not only text (contract D.3).
-        (PayloadForm::Malformed, false) if kept.is_none() && twinmesh_protocol::payload::from_text(result).is_ok() => {
-            Ok(())
-        }
+        (PayloadForm::Malformed, false) if kept.is_none() && looks.is_base64 => Ok(()),
         (PayloadForm::Plain | PayloadForm::Malformed, true) => {
             Err(Problem::bad_request("result_not_encrypted", "The result is not encrypted, but the collaboration is"))
         }

@@ -1,5 +1,7 @@
 //! What a caller sees in lists: the rows that a decision on each would show.
 
+use std::collections::BTreeSet;
+
 use twinmesh_protocol::id::{CollaborationId, OrganizationId};
 
 use super::caller::Caller;
@@ -55,15 +57,26 @@ pub(crate) async fn check_organization(
     reach: Reach,
     id: Option<OrganizationId>,
 ) -> Result<(), Problem> {
-    let Some(id) = id else { return Ok(()) };
-    if reach.all || id == caller.actor.organization {
+    check_organizations(caller, reach, &id.into_iter().collect()).await
+}
+
+/// The same for each of several.
+pub(crate) async fn check_organizations(
+    caller: &mut Caller,
+    reach: Reach,
+    ids: &BTreeSet<OrganizationId>,
+) -> Result<(), Problem> {
+    let own = caller.actor.organization;
+    let others = || ids.iter().copied().filter(|id| *id != own);
+    if reach.all || others().next().is_none() {
         return Ok(());
     }
-    let theirs = store::identity::collaborations_of(caller.tx.conn(), id).await?;
-    if reach.collaboration && !theirs.is_disjoint(&caller.actor.collaborations) {
-        return Ok(());
+    if !reach.collaboration {
+        return Err(Problem::permission());
     }
-    Err(Problem::permission())
+    let theirs = store::identity::collaborations_of_each(caller.tx.conn(), others()).await?;
+    let is_near = |id| theirs.get(&id).is_some_and(|theirs| !theirs.is_disjoint(&caller.actor.collaborations));
+    if others().all(is_near) { Ok(()) } else { Err(Problem::permission()) }
 }
 
 /// An organization, with its collaborations, as the target of a decision.

@@ -9,6 +9,7 @@ use twinmesh_protocol::time::Time;
 use super::event::Follow;
 use super::event::presence::Instance;
 use super::health::Pulse;
+use super::intake::Memory;
 use super::meter::Meter;
 use crate::algorithm_store::StoreCaller;
 use crate::authn::limiter::Limiter;
@@ -23,10 +24,14 @@ use crate::config::Network;
 use crate::objects::Objects;
 use crate::relay::Relay;
 use crate::store::{self, Store};
+use crate::tally::{Entry, Tally};
 use crate::tls::Tls;
 
 /// How old a note of when somebody was last seen may get. Finer notes would make every read a write.
 const LAST_SEEN_EVERY: Duration = Duration::from_secs(30);
+
+/// How many questions an algorithm may have held at a time. It waits for the subtasks of one task.
+const HELD_PER_CONTAINER: usize = 64;
 
 /// What every handler has at hand.
 #[derive(Debug, Clone)]
@@ -39,6 +44,8 @@ struct Inner {
     meter: Meter,
     pulse: Pulse,
     last_seen: Mutex<BTreeMap<i64, Time>>,
+    /// Who has how many event streams and held questions open.
+    held: Tally<String>,
 }
 
 /// What the state is made of.
@@ -61,7 +68,14 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     /// Such as `/api`.
     pub(crate) api_path: String,
+    /// The largest body that is taken in whole.
     pub(crate) body_limit: usize,
+    /// How long a body may pause.
+    pub(crate) body_idle: Duration,
+    /// Room for bodies.
+    pub(crate) body_memory: Memory,
+    /// How many event streams and held questions one user or node may have open.
+    pub(crate) held_per_caller: usize,
     /// How long the question for a task's status is held.
     pub(crate) status_hold: Duration,
     /// How long a node may be away before it counts as gone.
@@ -98,6 +112,7 @@ impl AppState {
             meter: Meter::new(),
             pulse: Pulse::default(),
             last_seen: Mutex::default(),
+            held: Tally::default(),
         }))
     }
 
@@ -155,6 +170,25 @@ impl AppState {
 
     pub(crate) fn body_limit(&self) -> usize {
         self.0.parts.body_limit
+    }
+
+    /// How long a body may pause.
+    pub(crate) fn body_idle(&self) -> Duration {
+        self.0.parts.body_idle
+    }
+
+    /// Room for bodies.
+    pub(crate) fn body_memory(&self) -> &Memory {
+        &self.0.parts.body_memory
+    }
+
+    /// Counts an event stream or a held question while the guard lives; `None` when the caller has enough of them.
+    pub(crate) fn hold(&self, actor: &Actor) -> Option<Entry<String>> {
+        let most = match actor.who {
+            Who::User { .. } | Who::Node { .. } => self.0.parts.held_per_caller,
+            Who::Container(_) => HELD_PER_CONTAINER,
+        };
+        self.0.held.enter(actor.key(), most)
     }
 
     /// How long the question for a task's status is held.

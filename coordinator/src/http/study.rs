@@ -93,7 +93,7 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
     if caller.actor.kind() != Kind::User {
         filter.and_in("study.collaboration_id", caller.actor.collaborations.iter().map(|id| id.get()));
     }
-    filter.and_like("study.name", params.text("name"));
+    filter.and_like("study.name", params.pattern("name")?);
     let organization = params.get::<OrganizationId>("organization_id")?;
     scope::check_organization(&mut caller, reach, organization).await?;
     if let Some(id) = organization {

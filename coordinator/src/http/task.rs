@@ -46,7 +46,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
     post, path = "/task", tag = "task",
     params(IdempotencyKey),
     request_body = NewTask,
-    responses((status = 200, description = "The task that this request has made before", body = Task), (status = 201, body = Task), (status = 403, description = "The algorithm store is not for this collaboration"), (status = 409, description = "The same key or manifest with other content")),
+    responses((status = 200, description = "The task that this request has made before", body = Task), (status = 201, body = Task), (status = 403, description = "The algorithm store is not for this collaboration"), (status = 409, description = "The same key or manifest with other content"), (status = 413, description = "The body is larger than the operator allows: 256 MiB unless said otherwise")),
     security(("user" = []), ("container" = [])),
 )]
 #[tracing::instrument(name = "http.task.create", skip_all)]

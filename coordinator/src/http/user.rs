@@ -110,7 +110,7 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
         ("lastname", "user_account.lastname"),
         ("email", "user_account.email"),
     ] {
-        filter.and_like(column, params.text(name));
+        filter.and_like(column, params.pattern(name)?);
     }
     let organization = params.get::<OrganizationId>("organization_id")?;
     scope::check_organization(&mut caller, reach, organization).await?;

@@ -75,10 +75,9 @@ pub(crate) async fn members(
     conn: &mut AnyConnection,
     ids: impl IntoIterator<Item = CollaborationId>,
 ) -> Result<BTreeMap<CollaborationId, BTreeSet<OrganizationId>>> {
-    let mut filter = Filter::default();
-    filter.and_in("collaboration_id", ids.into_iter().map(CollaborationId::get));
-    let columns = "collaboration_id, organization_id";
-    let rows = filter::all(conn, columns, "collaboration_organization", &filter, "1, 2").await?;
+    let ids = ("collaboration_id", ids.into_iter().map(CollaborationId::get).collect());
+    let (columns, filter) = ("collaboration_id, organization_id", Filter::default());
+    let rows = filter::all_in(conn, columns, "collaboration_organization", &filter, ids, "1, 2").await?;
     let mut found: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for row in rows {
         found.entry(CollaborationId::new(row.try_get(0)?)).or_default().insert(OrganizationId::new(row.try_get(1)?));

@@ -14,9 +14,6 @@ use super::bell::Bell;
 use super::filter::{self, Filter};
 use super::{Result, StoreError, Tx, expect, rows};
 
-/// How many tasks are asked for in one query; engines bind some ten thousand values at the most.
-const TASKS_AT_ONCE: usize = 1000;
-
 /// An event to be recorded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NewEvent {
@@ -111,18 +108,15 @@ pub(crate) async fn job_parties(conn: &mut AnyConnection, job: JobId) -> Result<
     let mut parties = JobParties::default();
     let tasks =
         sqlx::query("SELECT id, init_org_id FROM task WHERE job_id = $1").bind(job.get()).fetch_all(&mut *conn).await?;
-    let mut ids = Vec::with_capacity(tasks.len());
+    let mut ids = BTreeSet::new();
     for row in tasks {
-        ids.push(row.try_get::<i64, _>(0)?);
+        ids.insert(row.try_get::<i64, _>(0)?);
         parties.asking.insert(OrganizationId::new(row.try_get(1)?));
     }
     // By the tasks' numbers: a server that knows little of its tables yet would read all runs to join the two.
-    for ids in ids.chunks(TASKS_AT_ONCE) {
-        let mut filter = Filter::default();
-        filter.and_in("task_id", ids.iter().copied());
-        for row in filter::all(conn, "DISTINCT organization_id", "run", &filter, "organization_id").await? {
-            parties.running.insert(OrganizationId::new(row.try_get(0)?));
-        }
+    let (columns, filter) = ("DISTINCT organization_id", Filter::default());
+    for row in filter::all_in(conn, columns, "run", &filter, ("task_id", ids), "organization_id").await? {
+        parties.running.insert(OrganizationId::new(row.try_get(0)?));
     }
     Ok(parties)
 }

@@ -1,10 +1,15 @@
 //! Lists: conditions and pages put together without ever putting a value into SQL text.
 
+use std::collections::BTreeSet;
+
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use super::Result;
 use super::page::{Direction, PageRequest};
+
+/// How many values are asked for in one question; SQLite binds 32,766 at the most, PostgreSQL 65,535.
+const AT_ONCE: usize = 1000;
 
 /// A value bound to a placeholder.
 #[derive(Debug, Clone)]
@@ -61,7 +66,7 @@ impl Filter {
         }
     }
 
-    /// Adds that `column` (a constant) is one of the values; nothing is one of none.
+    /// Adds that `column` (a constant) is one of a few values; nothing is one of none. For many there is [`all_in`].
     pub(crate) fn and_in(&mut self, column: &'static str, values: impl IntoIterator<Item = i64>) {
         let (sql, values) = in_list(column, values);
         self.and_built(&sql, values);
@@ -202,6 +207,26 @@ pub(crate) async fn all(
     Ok(bind(&sql, &filter.values).fetch_all(&mut *conn).await?)
 }
 
+/// As [`all`], for the rows of which `column` is one of the values, however many those are: each question is about some of
+/// them, so `order` holds among the rows of one value and of those near it, not among all.
+pub(crate) async fn all_in(
+    conn: &mut AnyConnection,
+    columns: &'static str,
+    from: &'static str,
+    filter: &Filter,
+    (column, values): (&'static str, BTreeSet<i64>),
+    order: &'static str,
+) -> Result<Vec<AnyRow>> {
+    let values: Vec<i64> = values.into_iter().collect();
+    let mut found = Vec::new();
+    for values in values.chunks(AT_ONCE) {
+        let mut filter = filter.clone();
+        filter.and_in(column, values.iter().copied());
+        found.append(&mut all(conn, columns, from, &filter, order).await?);
+    }
+    Ok(found)
+}
+
 fn bind<'q>(sql: &str, values: &[Value]) -> sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments> {
     // Every part of the text is a constant of this crate; values are bound.
     let mut query = sqlx::query(AssertSqlSafe(sql.to_owned()));
@@ -217,6 +242,25 @@ fn bind<'q>(sql: &str, values: &[Value]) -> sqlx::query::Query<'q, sqlx::Any, sq
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::testing;
+
+    #[tokio::test]
+    async fn rows_are_found_by_more_values_than_an_engine_binds() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = testing::store(directory.path()).await;
+        let mut tx = store.write().await.unwrap();
+        let sql = "INSERT INTO organization (id, name) VALUES (1, 'a'), (1500, 'b'), (1501, 'other'), (70000, 'c')";
+        sqlx::query(sql).execute(tx.conn()).await.unwrap();
+        let mut filter = Filter::default();
+        filter.and_like("name", Some("_"));
+        let values = (1..=70_000).collect();
+        let rows = all_in(tx.conn(), "id", "organization", &filter, ("id", values), "id").await.unwrap();
+        let ids: Vec<i64> = rows.iter().map(|row| row.try_get(0).unwrap()).collect();
+        assert_eq!(ids, [1, 1500, 70_000]);
+        assert!(
+            all_in(tx.conn(), "id", "organization", &filter, ("id", BTreeSet::new()), "id").await.unwrap().is_empty()
+        );
+    }
 
     #[test]
     fn a_condition_names_a_table_by_its_whole_name() {

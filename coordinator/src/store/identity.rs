@@ -1,12 +1,13 @@
 //! Who a token speaks for, with everything a decision needs to know.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{AnyConnection, Row as _};
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RuleId, RunId, UserId};
 use twinmesh_protocol::status::RunStatus;
 use twinmesh_protocol::time::Time;
 
+use super::filter::{self, Filter};
 use super::rows::{gather, numbers};
 use super::{Result, Store};
 use crate::authn::token::{ClientType, ContainerSubject, Subject};
@@ -81,6 +82,21 @@ pub(crate) async fn collaborations_of(
         .fetch_all(conn)
         .await?;
     rows.iter().map(|row| Ok(CollaborationId::new(row.try_get(0)?))).collect()
+}
+
+/// The same for each of several.
+pub(crate) async fn collaborations_of_each(
+    conn: &mut AnyConnection,
+    organizations: impl IntoIterator<Item = OrganizationId>,
+) -> Result<BTreeMap<OrganizationId, BTreeSet<CollaborationId>>> {
+    let ids = ("organization_id", organizations.into_iter().map(OrganizationId::get).collect());
+    let (columns, filter) = ("organization_id, collaboration_id", Filter::default());
+    let rows = filter::all_in(conn, columns, "collaboration_organization", &filter, ids, "1, 2").await?;
+    let mut found: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for row in rows {
+        found.entry(OrganizationId::new(row.try_get(0)?)).or_default().insert(CollaborationId::new(row.try_get(1)?));
+    }
+    Ok(found)
 }
 
 async fn node(conn: &mut AnyConnection, id: NodeId) -> Result<Option<Actor>> {

@@ -1,5 +1,7 @@
 //! Nodes.
 
+use std::collections::BTreeMap;
+
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId};
@@ -76,13 +78,14 @@ async fn complete(conn: &mut AnyConnection, rows: Vec<AnyRow>) -> Result<Vec<Nod
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let mut filter = Filter::default();
-    filter.and_in("node_id", nodes.iter().map(|node| node.id.get()));
-    for row in filter::all(conn, "node_id, key, value", "node_config", &filter, "id").await? {
-        let id = NodeId::new(row.try_get(0)?);
-        if let Some(node) = nodes.iter_mut().find(|node| node.id == id) {
-            node.config.push((row.try_get(1)?, row.try_get(2)?));
-        }
+    let ids = ("node_id", nodes.iter().map(|node| node.id.get()).collect());
+    let rows = filter::all_in(conn, "node_id, key, value", "node_config", &Filter::default(), ids, "id").await?;
+    let mut configs: BTreeMap<i64, Vec<(String, String)>> = BTreeMap::new();
+    for row in rows {
+        configs.entry(row.try_get(0)?).or_default().push((row.try_get(1)?, row.try_get(2)?));
+    }
+    for node in &mut nodes {
+        node.config = configs.remove(&node.id.get()).unwrap_or_default();
     }
     Ok(nodes)
 }

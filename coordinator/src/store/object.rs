@@ -107,18 +107,20 @@ pub(crate) struct Upload {
     pub(crate) hash_state: String,
 }
 
-/// Begins an upload.
+/// Begins an upload; `None` when its organization has begun `most` that have not ended.
 pub(crate) async fn object_insert(
     tx: &mut Tx,
     permit: UploadPermit,
     uploader: Uploader,
     id: ObjectId,
     hash_state: String,
+    most: u64,
     now: Time,
-) -> Result<Upload> {
+) -> Result<Option<Upload>> {
     let row = sqlx::query(
         "INSERT INTO object (uuid, state, size, hash_state, uploader_kind, uploader_id, organization_id, created_at, \
-         touched_at) VALUES ($1, 'uploading', 0, $2, $3, $4, $5, $6, $6) RETURNING id",
+         touched_at) SELECT $1, 'uploading', 0, $2, $3, $4, $5, $6, $6 \
+         WHERE (SELECT COUNT(*) FROM object WHERE organization_id = $5 AND state = 'uploading') < $7 RETURNING id",
     )
     .bind(id.to_string())
     .bind(hash_state.as_str())
@@ -126,9 +128,10 @@ pub(crate) async fn object_insert(
     .bind(uploader.id())
     .bind(permit.organization().get())
     .bind(now.micros())
-    .fetch_one(tx.conn())
+    .bind(i64::try_from(most).unwrap_or(i64::MAX))
+    .fetch_optional(tx.conn())
     .await?;
-    Ok(Upload { row: ObjectRow(row.try_get(0)?), id, size: 0, hash_state })
+    row.map(|row| Ok(Upload { row: ObjectRow(row.try_get(0)?), id, size: 0, hash_state })).transpose()
 }
 
 /// Goes on with an upload; `None` when it is whole already.

@@ -101,14 +101,24 @@ pub(crate) async fn organization_all(conn: &mut AnyConnection, filter: &Filter) 
     rows.iter().map(read).collect()
 }
 
+/// Those of these organizations that the filter leaves.
+pub(crate) async fn organization_list(
+    conn: &mut AnyConnection,
+    filter: &Filter,
+    ids: impl IntoIterator<Item = OrganizationId>,
+) -> Result<Vec<OrganizationRecord>> {
+    let ids = ("organization.id", ids.into_iter().map(OrganizationId::get).collect());
+    let rows = filter::all_in(conn, COLUMNS, "organization", filter, ids, "organization.id").await?;
+    rows.iter().map(read).collect()
+}
+
 /// Which of these organizations do not exist.
 pub(crate) async fn organizations_missing(
     conn: &mut AnyConnection,
     ids: &BTreeSet<OrganizationId>,
 ) -> Result<BTreeSet<OrganizationId>> {
-    let mut filter = Filter::default();
-    filter.and_in("organization.id", ids.iter().map(|id| id.get()));
-    let known: BTreeSet<_> = organization_all(conn, &filter).await?.into_iter().map(|found| found.id).collect();
+    let found = organization_list(conn, &Filter::default(), ids.iter().copied()).await?;
+    let known: BTreeSet<_> = found.into_iter().map(|found| found.id).collect();
     Ok(ids.difference(&known).copied().collect())
 }
 

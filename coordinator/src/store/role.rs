@@ -41,9 +41,8 @@ pub(crate) async fn role_fetch(conn: &mut AnyConnection, id: RoleId) -> Result<O
 
 /// Those of the roles that exist.
 pub(crate) async fn role_all(conn: &mut AnyConnection, ids: &BTreeSet<RoleId>) -> Result<Vec<RoleRecord>> {
-    let mut filter = Filter::default();
-    filter.and_in("role.id", ids.iter().map(|id| id.get()));
-    let rows = filter::all(conn, COLUMNS, "role", &filter, "role.id").await?;
+    let ids = ("role.id", ids.iter().map(|id| id.get()).collect());
+    let rows = filter::all_in(conn, COLUMNS, "role", &Filter::default(), ids, "role.id").await?;
     complete(conn, rows).await
 }
 
@@ -70,10 +69,9 @@ async fn complete(conn: &mut AnyConnection, rows: Vec<AnyRow>) -> Result<Vec<Rol
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let mut filter = Filter::default();
-    filter.and_in("role_id", roles.iter().map(|role| role.id.get()));
+    let ids = ("role_id", roles.iter().map(|role| role.id.get()).collect());
     let mut rules: BTreeMap<i64, RuleSet> = BTreeMap::new();
-    for row in filter::all(conn, "role_id, rule_id", "role_rule", &filter, "1, 2").await? {
+    for row in filter::all_in(conn, "role_id, rule_id", "role_rule", &Filter::default(), ids, "1, 2").await? {
         let set = rules.entry(row.try_get(0)?).or_default();
         *set = set.with(RuleId::new(row.try_get(1)?));
     }

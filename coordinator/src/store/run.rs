@@ -1,6 +1,6 @@
 //! The run's rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
@@ -43,6 +43,9 @@ const COLUMNS: &str = "run.id, run.task_id, run.organization_id, run.status, run
 
 const RESULT_COLUMNS: &str = "run.id, run.task_id, run.result, run.cleanup_at, \
                               CAST(CASE WHEN run.result_object IS NULL THEN 0 ELSE 1 END AS BIGINT)";
+
+const VICTIM_COLUMNS: &str = "run.id, run.status, run.started_at, run.finished_at, run.kill_requested_at, \
+                              authenticatable.status";
 
 /// What a list of runs or results can be sorted by.
 pub(crate) const SORTABLE: &[(&str, &str)] = &[
@@ -137,14 +140,13 @@ pub(crate) async fn run_page(
     Ok((complete(conn, rows).await?, total))
 }
 
-/// The runs of these tasks, newest first.
+/// The runs of these tasks, the newest of each task first.
 pub(crate) async fn run_list(
     conn: &mut AnyConnection,
     tasks: impl IntoIterator<Item = TaskId>,
 ) -> Result<Vec<RunRecord>> {
-    let mut filter = Filter::default();
-    filter.and_in("run.task_id", tasks.into_iter().map(TaskId::get));
-    let rows = filter::all(conn, COLUMNS, FROM, &filter, "run.id DESC").await?;
+    let tasks = ("run.task_id", tasks.into_iter().map(TaskId::get).collect());
+    let rows = filter::all_in(conn, COLUMNS, FROM, &Filter::default(), tasks, "run.id DESC").await?;
     complete(conn, rows).await
 }
 
@@ -178,14 +180,13 @@ async fn page(
     filter::page_counted(conn, columns, [PAGE_FROM, count_from], &filter, request, SORTABLE, "run.id DESC").await
 }
 
-/// The results of these tasks, newest first.
+/// The results of these tasks, the newest of each task first.
 pub(crate) async fn result_list(
     conn: &mut AnyConnection,
     tasks: impl IntoIterator<Item = TaskId>,
 ) -> Result<Vec<ResultRecord>> {
-    let mut filter = Filter::default();
-    filter.and_in("run.task_id", tasks.into_iter().map(TaskId::get));
-    let rows = filter::all(conn, RESULT_COLUMNS, FROM, &filter, "run.id DESC").await?;
+    let tasks = ("run.task_id", tasks.into_iter().map(TaskId::get).collect());
+    let rows = filter::all_in(conn, RESULT_COLUMNS, FROM, &Filter::default(), tasks, "run.id DESC").await?;
     rows.iter().map(read_result).collect()
 }
 
@@ -233,9 +234,9 @@ async fn siblings(conn: &mut AnyConnection, task: TaskId) -> Result<Vec<Sibling>
 /// The open runs of these tasks, and whether their nodes are there to be asked.
 async fn victims(conn: &mut AnyConnection, tasks: impl IntoIterator<Item = TaskId>) -> Result<Vec<Victim>> {
     let mut filter = Filter::default();
-    filter.and_in("run.task_id", tasks.into_iter().map(TaskId::get));
     filter.and(IS_OPEN, []);
-    victims_where(conn, &filter).await
+    let tasks = ("run.task_id", tasks.into_iter().map(TaskId::get).collect());
+    read_victims(&filter::all_in(conn, VICTIM_COLUMNS, FROM, &filter, tasks, "run.id").await?)
 }
 
 /// The open runs at a node.
@@ -243,12 +244,10 @@ async fn victims_at(conn: &mut AnyConnection, node: NodeId) -> Result<Vec<Victim
     let mut filter = Filter::default();
     filter.and_equal("node.id", Some(node.get()));
     filter.and(IS_OPEN, []);
-    victims_where(conn, &filter).await
+    read_victims(&filter::all(conn, VICTIM_COLUMNS, FROM, &filter, "run.id").await?)
 }
 
-async fn victims_where(conn: &mut AnyConnection, filter: &Filter) -> Result<Vec<Victim>> {
-    let columns = "run.id, run.status, run.started_at, run.finished_at, run.kill_requested_at, authenticatable.status";
-    let rows = filter::all(conn, columns, FROM, filter, "run.id").await?;
+fn read_victims(rows: &[AnyRow]) -> Result<Vec<Victim>> {
     rows.iter()
         .map(|row| {
             let status: Option<String> = row.try_get(5)?;
@@ -504,13 +503,12 @@ fn read_place(row: &AnyRow) -> Result<RunPlace> {
 /// Adds the ports to rows of runs, in one query for all of them.
 async fn complete(conn: &mut AnyConnection, rows: Vec<AnyRow>) -> Result<Vec<RunRecord>> {
     let mut runs = rows.iter().map(read).collect::<Result<Vec<_>>>()?;
-    let open: Vec<i64> = runs.iter().filter(|run| !run.state.is_finished()).map(|run| run.id.get()).collect();
+    let open: BTreeSet<i64> = runs.iter().filter(|run| !run.state.is_finished()).map(|run| run.id.get()).collect();
     if open.is_empty() {
         return Ok(runs);
     }
-    let mut filter = Filter::default();
-    filter.and_in("run_id", open);
-    let rows = filter::all(conn, "run_id, id, port, label", "algorithm_port", &filter, "id").await?;
+    let (columns, filter) = ("run_id, id, port, label", Filter::default());
+    let rows = filter::all_in(conn, columns, "algorithm_port", &filter, ("run_id", open), "id").await?;
     let mut ports: BTreeMap<i64, Vec<Port>> = BTreeMap::new();
     for row in &rows {
         ports.entry(row.try_get(0)?).or_default().push(read_port(row)?);
@@ -566,4 +564,33 @@ fn read_result(row: &AnyRow) -> Result<ResultRecord> {
         cleanup_at: super::time(row.try_get(3)?),
         blob_storage_used: row.try_get::<i64, _>(4)? != 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing;
+
+    #[tokio::test]
+    async fn what_a_job_of_very_many_tasks_still_runs_is_killed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = testing::store(directory.path()).await;
+        let mut tx = store.write().await.unwrap();
+        sqlx::raw_sql(
+            "INSERT INTO organization (id, name) VALUES (1, 'a'); \
+             INSERT INTO collaboration (id, name, encrypted) VALUES (1, 'k', 0); \
+             INSERT INTO job (id, created_at) VALUES (1, 0); \
+             INSERT INTO task (id, image, collaboration_id, job_id, init_org_id, created_at) VALUES \
+             (1, 'i', 1, 1, 1, 0), (70000, 'i', 1, 1, 1, 0); \
+             INSERT INTO run (task_id, organization_id, status, assigned_at) VALUES \
+             (1, 1, 'pending', 0), (70000, 1, 'pending', 0);",
+        )
+        .execute(tx.conn())
+        .await
+        .unwrap();
+        let tasks: Vec<TaskId> = (1..=70_000).map(TaskId::new).collect();
+        assert_eq!(kill_tasks(&mut tx, &tasks, Time::from_micros(1)).await.unwrap(), 2);
+        assert_eq!(kill_tasks(&mut tx, &tasks, Time::from_micros(2)).await.unwrap(), 0);
+        assert_eq!(run_list(tx.conn(), tasks).await.unwrap().len(), 2);
+    }
 }

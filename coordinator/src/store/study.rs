@@ -65,10 +65,10 @@ async fn complete(conn: &mut AnyConnection, rows: Vec<AnyRow>) -> Result<Vec<Stu
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let mut filter = Filter::default();
-    filter.and_in("study_id", studies.iter().map(|study| study.id.get()));
+    let ids = ("study_id", studies.iter().map(|study| study.id.get()).collect());
+    let filter = Filter::default();
     let mut members: BTreeMap<i64, BTreeSet<OrganizationId>> = BTreeMap::new();
-    for row in filter::all(conn, "study_id, organization_id", "study_organization", &filter, "1, 2").await? {
+    for row in filter::all_in(conn, "study_id, organization_id", "study_organization", &filter, ids, "1, 2").await? {
         members.entry(row.try_get(0)?).or_default().insert(OrganizationId::new(row.try_get(1)?));
     }
     for study in &mut studies {

@@ -254,6 +254,17 @@ pub(crate) async fn task_page(
     Ok((complete(conn, rows).await?, total))
 }
 
+/// Those of these tasks that the filter leaves.
+pub(crate) async fn task_list(
+    conn: &mut AnyConnection,
+    filter: &Filter,
+    ids: impl IntoIterator<Item = TaskId>,
+) -> Result<Vec<TaskRecord>> {
+    let ids = ("task.id", ids.into_iter().map(TaskId::get).collect());
+    let rows = filter::all_in(conn, COLUMNS, "task", filter, ids, "task.id").await?;
+    complete(conn, rows).await
+}
+
 /// Every task that the filter leaves.
 pub(crate) async fn task_all(conn: &mut AnyConnection, filter: &Filter) -> Result<Vec<TaskRecord>> {
     let rows = filter::all(conn, COLUMNS, "task", filter, "task.id DESC").await?;
@@ -483,11 +494,10 @@ async fn complete(conn: &mut AnyConnection, rows: Vec<AnyRow>) -> Result<Vec<Tas
     if tasks.is_empty() {
         return Ok(tasks);
     }
-    let ids = || tasks.iter().map(|task| task.id.get());
+    let ids = || ("task_id", tasks.iter().map(|task| task.id.get()).collect());
+    let filter = Filter::default();
 
-    let mut filter = Filter::default();
-    filter.and_in("task_id", ids());
-    let rows = filter::all(conn, "task_id, status, finished_at", "run", &filter, "id").await?;
+    let rows = filter::all_in(conn, "task_id, status, finished_at", "run", &filter, ids(), "id").await?;
     let mut runs: BTreeMap<i64, (Vec<RunStatus>, Option<Time>)> = BTreeMap::new();
     for row in &rows {
         let (statuses, last) = runs.entry(row.try_get(0)?).or_default();
@@ -495,9 +505,8 @@ async fn complete(conn: &mut AnyConnection, rows: Vec<AnyRow>) -> Result<Vec<Tas
         *last = (*last).max(super::time(row.try_get(2)?));
     }
 
-    let mut filter = Filter::default();
-    filter.and_in("task_id", ids());
-    let rows = filter::all(conn, "task_id, label, parameters", "task_database", &filter, "id").await?;
+    let columns = "task_id, label, parameters";
+    let rows = filter::all_in(conn, columns, "task_database", &filter, ids(), "id").await?;
     let mut databases: BTreeMap<i64, Vec<TaskDatabase>> = BTreeMap::new();
     for row in &rows {
         let database = TaskDatabase { label: row.try_get(1)?, parameters: row.try_get(2)? };

@@ -41,12 +41,48 @@ struct Inner {
     parties: Mutex<Parties>,
 }
 
-/// Who takes part in which job, as last read.
+/// Who takes part in which job, as last read. Of more than [`JOBS`] those that nobody asked for the longest are forgotten:
+/// whoever reads the log from its beginning needs old jobs as others need new ones.
 #[derive(Debug, Default)]
 struct Parties {
-    jobs: BTreeMap<JobId, Arc<JobParties>>,
+    jobs: BTreeMap<JobId, (u64, Arc<JobParties>)>,
+    /// The jobs by when they were last asked for.
+    used: BTreeMap<u64, JobId>,
+    /// Counts who asks.
+    asked: u64,
     /// Grows whenever a job may have grown: what was read before that is not remembered.
     epoch: u64,
+}
+
+impl Parties {
+    fn get(&mut self, job: JobId) -> Option<Arc<JobParties>> {
+        let (used, parties) = self.jobs.get_mut(&job)?;
+        // Most who ask are told of the same event.
+        if *used != self.asked {
+            self.used.remove(used);
+            self.asked += 1;
+            *used = self.asked;
+            self.used.insert(self.asked, job);
+        }
+        Some(Arc::clone(parties))
+    }
+
+    fn insert(&mut self, job: JobId, parties: Arc<JobParties>, most: usize) {
+        self.remove(job);
+        self.asked += 1;
+        self.jobs.insert(job, (self.asked, parties));
+        self.used.insert(self.asked, job);
+        while self.jobs.len() > most {
+            let Some((_, oldest)) = self.used.pop_first() else { return };
+            self.jobs.remove(&oldest);
+        }
+    }
+
+    fn remove(&mut self, job: JobId) {
+        if let Some((used, _)) = self.jobs.remove(&job) {
+            self.used.remove(&used);
+        }
+    }
 }
 
 /// The latest events: all after `floor`.
@@ -148,9 +184,9 @@ impl Hub {
     /// Who takes part in a job, as far as the log goes.
     pub(crate) async fn parties(&self, job: JobId) -> Result<Arc<JobParties>> {
         let epoch = {
-            let known = self.lock_parties();
-            if let Some(parties) = known.jobs.get(&job) {
-                return Ok(Arc::clone(parties));
+            let mut known = self.lock_parties();
+            if let Some(parties) = known.get(job) {
+                return Ok(parties);
             }
             known.epoch
         };
@@ -159,10 +195,7 @@ impl Hub {
         drop(tx);
         let mut known = self.lock_parties();
         if known.epoch == epoch {
-            known.jobs.insert(job, Arc::clone(&parties));
-            while known.jobs.len() > JOBS {
-                known.jobs.pop_first();
-            }
+            known.insert(job, Arc::clone(&parties), JOBS);
         }
         Ok(parties)
     }
@@ -215,7 +248,7 @@ impl Hub {
         for event in events {
             let grows = matches!(event.kind, EventKind::TaskCreated | EventKind::RunAssigned);
             if let (true, Some(job)) = (grows, event.job_id) {
-                known.jobs.remove(&job);
+                known.remove(job);
                 known.epoch += 1;
             }
         }
@@ -296,6 +329,26 @@ mod tests {
             let expected: Vec<i64> = table.iter().copied().filter(|sequence| *sequence > cursor).collect();
             assert_eq!(read(&hub, EventSequence::new(cursor)).await, expected, "after {cursor}");
         }
+    }
+
+    #[test]
+    fn the_jobs_that_are_asked_for_stay_known_however_old_they_are() {
+        let mut parties = Parties::default();
+        let job = JobId::new;
+        for number in [7, 8, 9] {
+            parties.insert(job(number), Arc::default(), 3);
+        }
+        assert!(parties.get(job(7)).is_some());
+        parties.insert(job(1), Arc::default(), 3);
+        assert!(parties.get(job(1)).is_some() && parties.get(job(7)).is_some() && parties.get(job(9)).is_some());
+        assert!(parties.get(job(8)).is_none());
+        parties.insert(job(9), Arc::default(), 3);
+        parties.remove(job(7));
+        parties.insert(job(2), Arc::default(), 3);
+        parties.insert(job(3), Arc::default(), 3);
+        let known: Vec<JobId> = parties.jobs.keys().copied().collect();
+        assert_eq!(known, [2, 3, 9].map(job));
+        assert_eq!(parties.used.len(), 3);
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 use twinmesh_protocol::digest::Digest;
-use twinmesh_protocol::id::ObjectId;
+use twinmesh_protocol::id::{ObjectId, OrganizationId};
 use twinmesh_protocol::payload::{OBJECT_HEAD_BYTES, classify_object};
 use twinmesh_protocol::wire::{
     REPR_DIGEST, UPLOAD_COMPLETE, UPLOAD_OFFSET, UploadProgress, Uploaded, read_flag, read_repr_digest,
@@ -28,11 +28,15 @@ use crate::http::caller::{Caller, Visitor};
 use crate::http::path::Id;
 use crate::http::problem::Problem;
 use crate::objects::{ObjectsError, SEGMENT_BYTES, UploadPlace};
-use crate::store;
 use crate::store::object::{Added, ObjectRecord, ObjectStage, Upload, UploadPermit, Uploader};
+use crate::store::{self, Tx};
 
 /// How many pauses a segment may take to arrive: who sends a byte now and then does not hold a place for ever.
 const PAUSES: u32 = 20;
+
+/// After how many bytes it is asked again what else the organization has uploaded: adding it up takes longer the more
+/// there is.
+const RECKONED_EVERY: u64 = 16 * SEGMENT_BYTES as u64;
 
 /// Takes in a payload, or begins to.
 #[utoipa::path(
@@ -43,7 +47,11 @@ const PAUSES: u32 = 20;
         ("repr-digest" = Option<String>, Header, description = "What the whole hashes to (RFC 9530)"),
     ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
-    responses((status = 201, body = Uploaded), (status = 429, description = "Too many uploads are under way")),
+    responses(
+        (status = 201, body = Uploaded),
+        (status = 413, description = "The payload is larger than the operator allows, or too much was uploaded that belongs to no run"),
+        (status = 429, description = "Too many uploads are under way, or begun and not ended"),
+    ),
 )]
 #[tracing::instrument(name = "http.object.create", skip_all)]
 pub(super) async fn create(visitor: Visitor, headers: HeaderMap, body: HttpBody) -> Result<Response, Problem> {
@@ -55,14 +63,7 @@ pub(super) async fn create(visitor: Visitor, headers: HeaderMap, body: HttpBody)
     let mut caller = visitor.begin_read().await?;
     let permit = permit(&caller)?;
     let organization = caller.actor.organization;
-    if store::object::pending_bytes(caller.tx.conn(), organization).await? >= settings.pending {
-        return Err(Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "uploads_pending",
-            "Your organization has uploaded too much that belongs to no run",
-        )
-        .with_detail("What is not used is removed after a while; the operator may raise `objects.pending`."));
-    }
+    let allowed = Allowed::reckon(&mut caller.tx, organization, settings.pending).await?;
     let uploader = Uploader::of(&caller.actor);
     let (who, now) = (caller.actor.key(), caller.now);
     // Nothing is held while a place or the body is waited for.
@@ -71,11 +72,14 @@ pub(super) async fn create(visitor: Visitor, headers: HeaderMap, body: HttpBody)
     let place = take_place(&state, who).await?;
     let id = ObjectId::from_u128(uuid::Uuid::new_v4().as_u128());
     let mut tx = state.store().note().await?;
-    let begun = store::object::object_insert(&mut tx, permit, uploader, id, save(&Sha256::new()), now).await?;
+    let (hash, most) = (save(&Sha256::new()), settings.open_uploads);
+    let begun = store::object::object_insert(&mut tx, permit, uploader, id, hash, most, now).await?;
+    let upload = begun.ok_or_else(too_many_open)?;
     tx.commit().await?;
     let can_go_on = ask.complete.is_some();
     let is_last = ask.complete.unwrap_or(true);
-    let intake = Intake { state: state.clone(), upload: begun, digest: ask.digest, is_last, can_go_on, _place: place };
+    let intake =
+        Intake { state: state.clone(), upload, allowed, digest: ask.digest, is_last, can_go_on, _place: place };
     let taken = intake.take_in(body).await?;
     let location = format!("{}/blobstream/upload/{id}", state.api_path());
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], told(taken), Json(Uploaded { uuid: id })).into_response())
@@ -94,6 +98,7 @@ pub(super) async fn create(visitor: Visitor, headers: HeaderMap, body: HttpBody)
     responses(
         (status = 200, body = UploadProgress),
         (status = 409, description = "The upload is at another place"),
+        (status = 413, description = "The payload is larger than the operator allows, or too much was uploaded that belongs to no run"),
         (status = 429, description = "Too many uploads are under way"),
     ),
 )]
@@ -114,6 +119,12 @@ pub(super) async fn resume(
     let object = find(&mut caller, id).await?;
     let permit = caller.permit::<HandleUpload>(id, &target(&object, &caller)).map_err(|_| missing(id))?;
     let who = caller.actor.key();
+    let (organization, pending) = (object.organization_id, state.objects().settings().pending);
+    let allowed = match ask.length {
+        // It only says that this was all.
+        Some(0) => Allowed { organization, bytes: 0 },
+        Some(_) | None => Allowed::reckon(&mut caller.tx, organization, pending).await?,
+    };
     drop(caller);
     let upload = match store::object::upload_open(permit, &object) {
         Some(upload) if upload.size == offset => upload,
@@ -121,7 +132,7 @@ pub(super) async fn resume(
     };
     let place = take_place(&state, who).await?;
     let is_last = ask.complete.unwrap_or(false);
-    let intake = Intake { state, upload, digest: ask.digest, is_last, can_go_on: true, _place: place };
+    let intake = Intake { state, upload, allowed, digest: ask.digest, is_last, can_go_on: true, _place: place };
     let taken = intake.take_in(body).await?;
     Ok((told(taken), Json(taken)).into_response())
 }
@@ -209,6 +220,37 @@ async fn take_place(state: &AppState, who: String) -> Result<UploadPlace, Proble
     })
 }
 
+fn too_many_open() -> Problem {
+    let msg = "Your organization has begun too many uploads that have not ended";
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_uploads", msg)
+        .with_detail("End or discard some of them; the operator may raise `objects.open_uploads`.")
+}
+
+/// What an organization may still upload that belongs to no run.
+#[derive(Debug, Clone, Copy)]
+struct Allowed {
+    organization: OrganizationId,
+    /// In bytes, until it is reckoned again.
+    bytes: u64,
+}
+
+impl Allowed {
+    /// Reckons it from what is there.
+    async fn reckon(tx: &mut Tx, organization: OrganizationId, pending: u64) -> Result<Self, Problem> {
+        let there = store::object::pending_bytes(tx.conn(), organization).await?;
+        if there >= pending {
+            return Err(too_much_pending());
+        }
+        Ok(Self { organization, bytes: (pending - there).min(RECKONED_EVERY) })
+    }
+}
+
+fn too_much_pending() -> Problem {
+    let msg = "Your organization has uploaded too much that belongs to no run";
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "uploads_pending", msg)
+        .with_detail("What is not used is removed after a while; the operator may raise `objects.pending`.")
+}
+
 fn check_size(size: u64, limit: u64) -> Result<(), Problem> {
     if size > limit { Err(too_large(limit)) } else { Ok(()) }
 }
@@ -241,6 +283,7 @@ fn told(progress: UploadProgress) -> [(HeaderName, String); 2] {
 struct Intake {
     state: AppState,
     upload: Upload,
+    allowed: Allowed,
     /// What the whole must hash to.
     digest: Option<Digest>,
     /// Whether the body's end is the upload's end.
@@ -343,9 +386,22 @@ impl Intake {
         Ok(UploadProgress { uuid: self.upload.id, offset: self.upload.size, complete: self.is_last })
     }
 
+    /// Takes so many bytes of what the organization may upload. Others of its uploads may be under way, so it is reckoned
+    /// anew now and then.
+    async fn spend(&mut self, length: u64) -> Result<(), Broken> {
+        if self.allowed.bytes < length {
+            let pending = self.state.objects().settings().pending;
+            let mut tx = self.state.store().read().await?;
+            self.allowed = Allowed::reckon(&mut tx, self.allowed.organization, pending).await.map_err(Broken::Off)?;
+        }
+        self.allowed.bytes = self.allowed.bytes.checked_sub(length).ok_or_else(|| Broken::Off(too_much_pending()))?;
+        Ok(())
+    }
+
     /// Stores a segment, then notes that it is part of the upload.
     async fn keep(&mut self, hash: Sha256, content: Bytes) -> Result<Sha256, Broken> {
         let length = content.len() as u64;
+        self.spend(length).await?;
         let hashed = content.clone();
         // Takes milliseconds, for which others should not wait.
         let hashing = tokio::task::spawn_blocking(move || (Digest::of(&hashed), hash.chain_update(&hashed)));

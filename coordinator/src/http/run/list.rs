@@ -106,8 +106,8 @@ pub(crate) async fn complete(
         let reach = caller.reach::<ViewTask>()?;
         let mut filter = Filter::default();
         scope(&mut filter, caller, reach);
-        filter.and_in("task.id", records.iter().map(|record| record.task_id.get()));
-        for record in store::task::task_all(caller.tx.conn(), &filter).await? {
+        let ids = records.iter().map(|record| record.task_id);
+        for record in store::task::task_list(caller.tx.conn(), &filter, ids).await? {
             tasks.insert(record.id, Task { runs: None, ..task(&state, record) });
         }
     }

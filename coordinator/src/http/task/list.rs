@@ -114,9 +114,9 @@ async fn narrow(filter: &mut Filter, caller: &mut Caller, params: &Params) -> Re
         exists(caller, "Run", Known::Run(id), id).await?;
         filter.and("task.id = (SELECT task_id FROM run WHERE id = ?)", [id.get().into()]);
     }
-    filter.and_like("task.name", params.text("name"));
-    filter.and_like("task.image", params.text("image"));
-    filter.and_like("task.description", params.text("description"));
+    filter.and_like("task.name", params.pattern("name")?);
+    filter.and_like("task.image", params.pattern("image")?);
+    filter.and_like("task.description", params.pattern("description")?);
     if let Some(label) = params.text("database") {
         let sql = "EXISTS (SELECT 1 FROM task_database d WHERE d.task_id = task.id AND d.label = ?)";
         filter.and(sql, [label.into()]);

@@ -18,11 +18,14 @@ use crate::http::caller::Visitor;
 use crate::http::path::Id;
 use crate::http::problem::Problem;
 use crate::store;
+use crate::tally::Entry;
 
 /// How long to wait before trying again what failed and may not be told.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Answers with the task's status: at once when it is finished, else when it finishes or the hold is over.
+///
+/// Whoever has many answers held already is told at once in any case.
 #[utoipa::path(get, path = "/task/{id}/status", tag = "task", responses((status = 200, body = StatusAnswer)))]
 #[tracing::instrument(name = "http.task.status", skip_all, fields(task.id = %id))]
 pub(super) async fn status(visitor: Visitor, Id(id): Id<TaskId>) -> Response {
@@ -36,7 +39,7 @@ pub(super) async fn status(visitor: Visitor, Id(id): Id<TaskId>) -> Response {
 }
 
 async fn held(visitor: &Visitor, task: TaskId) -> Response {
-    let (mut cursor, status) = loop {
+    let (mut cursor, status, place) = loop {
         match look(visitor, task).await {
             Ok(found) => break found,
             Err(problem) => {
@@ -48,9 +51,8 @@ async fn held(visitor: &Visitor, task: TaskId) -> Response {
             }
         }
     };
-    if status.is_finished() {
-        return answer(status);
-    }
+    // Beyond what one may have held, questions are answered as stock servers do: an error would be taken for the end.
+    let (false, Some(_place)) = (status.is_finished(), place) else { return answer(status) };
     let _held = visitor.state.meter().held();
     let over = tokio::time::sleep(visitor.state.status_hold());
     tokio::pin!(over);
@@ -75,14 +77,15 @@ async fn held(visitor: &Visitor, task: TaskId) -> Response {
     }
 }
 
-/// Who asks may see the task, which stands so at this place of the log.
-async fn look(visitor: &Visitor, task: TaskId) -> Result<(EventSequence, RunStatus), Problem> {
+/// Who asks may see the task, which stands so at this place of the log; and their place among those who wait.
+async fn look(visitor: &Visitor, task: TaskId) -> Result<(EventSequence, RunStatus, Option<Entry<String>>), Problem> {
     // The place first: what is committed after it wakes, what was before is read.
     let cursor = visitor.state.follow().hub().await?.head();
     let mut caller = visitor.begin_read().await?;
     let record = find(&mut caller, task).await?;
     caller.permit::<ViewTask>(record.id, &target(&record))?;
-    Ok((cursor, record.status))
+    let place = if record.status.is_finished() { None } else { visitor.state.hold(&caller.actor) };
+    Ok((cursor, record.status, place))
 }
 
 async fn wait(visitor: &Visitor, task: TaskId, cursor: &mut EventSequence) {

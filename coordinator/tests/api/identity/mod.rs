@@ -5,6 +5,7 @@ mod advisories;
 mod conventions;
 mod escalation;
 mod filter;
+mod intake;
 mod key;
 mod limit;
 mod log_in;

@@ -238,3 +238,24 @@ async fn a_place_in_the_log_that_is_none_is_refused() {
     let event = tokio::time::timeout(DEADLINE, stream.next()).await.unwrap();
     assert!(event.sequence < 9_000_000);
 }
+
+#[tokio::test]
+async fn a_caller_has_so_many_streams_and_held_questions_and_no_more() {
+    let federation = Federation::with(2, false, |config| config.limits.held_per_caller = 2).await;
+    let [first, second] = [0, 1].map(|at| federation.members[at].researcher.as_str());
+    let task = id(&federation.task(&[0]).await);
+    let one = federation.follow(first, "latest").await;
+    let another = federation.follow(first, "latest").await;
+    let refused = federation.get(first, "/event").await;
+    assert!(refused.headers.contains_key("retry-after"));
+    assert_eq!(refused.expect(429)["code"], "too_many_streams");
+    // Stock clients take an error for the end of the task: they are told how it stands instead, at once.
+    let path = format!("/task/{task}/status");
+    let status = federation.get(first, &path);
+    let status = tokio::time::timeout(DEADLINE / 2, status).await.expect("the question is not held").expect(200);
+    assert_eq!(status["status"], "pending");
+    drop(federation.follow(second, "latest").await);
+    drop(one);
+    drop(federation.follow(first, "latest").await);
+    drop(another);
+}

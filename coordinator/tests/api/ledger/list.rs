@@ -61,3 +61,37 @@ async fn a_text_that_not_every_engine_holds_is_the_callers_fault() {
     let none = federation.get(&federation.root, "/organization?name=a%00b").await.expect(200);
     assert_eq!(none["data"], json!([]));
 }
+
+#[tokio::test]
+async fn pages_of_any_size_and_odd_questions_are_answered() {
+    let federation = Federation::new(2, false).await;
+    for _ in 0..3 {
+        federation.task(&[0, 1]).await;
+    }
+    for path in ["/task?per_page=100000", "/run?per_page=9223372036854775807", "/result?per_page=100000"] {
+        let answer = federation.get(&federation.root, path).await.expect(200);
+        assert!(answer["data"].as_array().unwrap().len() >= 3, "{path}");
+        assert_eq!(answer["links"]["next"], json!(null), "{path}");
+    }
+    let terms = "id,-id,".repeat(2000);
+    let sorted = federation.get(&federation.root, &format!("/task?sort={terms}")).await.expect(200);
+    assert_eq!(sorted["data"].as_array().unwrap().iter().map(id).collect::<Vec<_>>(), [1, 2, 3]);
+    let refused = federation.get(&federation.root, &format!("/task?name={}", "%25".repeat(1025))).await;
+    assert!(refused.msg().contains("`name`"), "{}", refused.msg());
+    refused.expect(400);
+    let [first, second] = [0, 1].map(|at| federation.members[at].organization);
+    let ids = format!("organization_id={first}&organization_id={second}&").repeat(1000);
+    federation.get(&federation.root, &format!("/role?{ids}")).await.expect(200);
+}
+
+#[tokio::test]
+async fn whoever_asks_for_roles_of_many_organizations_must_know_them_all() {
+    let federation = Federation::new(2, false).await;
+    let strangers = federation.add_organizations("stranger", 1).await;
+    federation.add_user("administrator", federation.members[0].organization, &[7]).await;
+    let token = federation.log_in("administrator").await;
+    let [first, second] = [0, 1].map(|at| federation.members[at].organization);
+    let both = format!("/role?organization_id={first}&organization_id={second}&organization_id={second}");
+    federation.get(&token, &both).await.expect(200);
+    federation.get(&token, &format!("{both}&organization_id={}", strangers[0])).await.expect(401);
+}

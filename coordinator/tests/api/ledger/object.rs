@@ -283,6 +283,65 @@ async fn an_organization_uploads_only_so_much_that_it_does_not_use() {
     upload(&federation, first, &text(MIB, 3)).await;
 }
 
+/// Begins an upload, of which nothing is there yet.
+async fn begin(federation: &Federation, token: &str) -> (StatusCode, String, Bytes) {
+    let headers = [("upload-complete", "?0")];
+    let (status, _, body) = federation.send(Method::POST, "/blobstream", token, &headers, Body::empty()).await;
+    (status, format!("/blobstream/upload/{}", json(&body)["uuid"].as_str().unwrap_or_default()), body)
+}
+
+#[tokio::test]
+async fn uploads_that_were_begun_in_time_bring_no_more_than_others() {
+    let little = |config: &mut Config| {
+        config.objects.limit = Size(6 * MIB as u64);
+        config.objects.pending = Size(6 * MIB as u64);
+    };
+    let federation = Federation::with(2, false, little).await;
+    let token = &federation.members[0].node_token;
+    let mut paths = Vec::new();
+    for _ in 0..3 {
+        paths.push(begin(&federation, token).await.1);
+    }
+    let start = [("upload-offset", "0")];
+    let content = text(5 * MIB, 1);
+    let (status, ..) = federation.send(Method::PATCH, &paths[0], token, &start, in_pieces(&content)).await;
+    assert_eq!(status, StatusCode::OK);
+    // There is a megabyte left, and nothing is kept of what brings more at once.
+    let (status, _, body) = federation.send(Method::PATCH, &paths[1], token, &start, in_pieces(&content)).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(json(&body)["code"], "uploads_pending");
+    let (status, ..) = federation.send(Method::PATCH, &paths[1], token, &start, in_pieces(&content[..MIB])).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, _, body) = federation.send(Method::PATCH, &paths[2], token, &start, untouchable()).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(json(&body)["code"], "uploads_pending");
+    // Whoever only says that this was all brings nothing.
+    let offset = MIB.to_string();
+    let end = [("upload-offset", offset.as_str()), ("upload-complete", "?1"), ("content-length", "0")];
+    let (status, ..) = federation.send(Method::PATCH, &paths[1], token, &end, Body::empty()).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, ..) = begin(&federation, &federation.members[1].node_token).await;
+    assert_eq!(status, StatusCode::CREATED, "others have their own");
+}
+
+#[tokio::test]
+async fn an_organization_begins_only_so_many_uploads_at_a_time() {
+    let federation = Federation::with(2, false, |config| config.objects.open_uploads = 2).await;
+    let token = &federation.members[0].node_token;
+    let (_, first, _) = begin(&federation, token).await;
+    begin(&federation, &federation.members[0].researcher).await;
+    let (status, _, body) = begin(&federation, token).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(json(&body)["code"], "too_many_uploads");
+    let (status, ..) = begin(&federation, &federation.members[1].node_token).await;
+    assert_eq!(status, StatusCode::CREATED, "others have their own");
+    let end = [("upload-offset", "0"), ("upload-complete", "?1")];
+    let (status, ..) = federation.send(Method::PATCH, &first, token, &end, Body::empty()).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, ..) = begin(&federation, token).await;
+    assert_eq!(status, StatusCode::CREATED);
+}
+
 #[tokio::test]
 async fn an_upload_that_pauses_for_too_long_is_broken_off_and_keeps_what_came() {
     let hasty = |config: &mut Config| config.objects.idle = Span(Duration::from_secs(1));
