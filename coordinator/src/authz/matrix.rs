@@ -1,16 +1,17 @@
-//! The permission matrix: each role, each action, each relation of the caller to the target, as a text that people
-//! review. It is kept in `tests/permissions.txt`; run the test with `UPDATE_SNAPSHOTS=1` to write it anew.
+//! The permission matrix: each role and each rule, each action, each relation of the caller to the target, as a text
+//! that people review. It is kept in `tests/permissions.txt`; run the test with `UPDATE_SNAPSHOTS=1` to write it anew.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RunId, TaskId, UserId};
+use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, RuleId, RunId, TaskId, UserId};
 
 use super::action::ACTIONS;
 use super::actor::{Actor, Container, Kind, Who};
 use super::role::{BuiltInRole, ROLES};
-use super::{Target, judge};
+use super::rule::{RULES, RuleSet};
+use super::{Requirement, Target, judge};
 
 const MY_ORGANIZATION: OrganizationId = OrganizationId::new(1);
 const PARTNER: OrganizationId = OrganizationId::new(2);
@@ -72,16 +73,51 @@ fn matrix() -> String {
     for (action, requirement) in ACTIONS {
         let _ = write!(text, "\n{action:<40}");
         for role in &ROLES {
-            let actor = actor(role);
-            let allowed: String = targets()
-                .iter()
-                .filter(|(_, target)| judge(&actor, action, requirement, target).is_ok())
-                .map(|(letter, _)| *letter)
-                .collect();
+            let allowed = allowed(&actor(role), action, requirement);
             let _ = write!(text, " {:>12}", if allowed.is_empty() { "-" } else { &allowed });
         }
     }
     text.push('\n');
+    text.push_str(&by_rule());
+    text
+}
+
+/// The letters of the targets for which the answer is yes.
+fn allowed(actor: &Actor, action: &'static str, requirement: &Requirement) -> String {
+    let is_allowed = |target: &Target| judge(actor, action, requirement, target).is_ok();
+    targets().iter().filter(|(_, target)| is_allowed(target)).map(|(letter, _)| *letter).collect()
+}
+
+const RULE_LEGEND: &str = "
+What each rule lets a user do who holds no other, beside what needs none:
+
+";
+
+/// Each operation at each scope, one by one.
+fn by_rule() -> String {
+    let user = |rules| Actor {
+        who: Who::User { id: UserId::new(ME), roles: BTreeSet::from([RoleId::new(ME)]) },
+        organization: MY_ORGANIZATION,
+        collaborations: BTreeSet::from([MINE]),
+        rules,
+    };
+    let without = user(RuleSet::EMPTY);
+    let mut text = RULE_LEGEND.to_owned();
+    for rule in &RULES {
+        let id = RuleId::new(rule.id.into());
+        let holder = user(RuleSet::EMPTY.with(id));
+        let name = format!("{} {} {}", rule.resource, rule.operation, rule.scope);
+        let _ = write!(text, "{id:>2} {name:<34}");
+        let mut separator = " ";
+        for (action, requirement) in ACTIONS {
+            let cell = allowed(&holder, action, requirement);
+            if cell != allowed(&without, action, requirement) {
+                let _ = write!(text, "{separator}{action} {cell}");
+                separator = "; ";
+            }
+        }
+        text.push('\n');
+    }
     text
 }
 

@@ -48,7 +48,7 @@ async fn user(conn: &mut AnyConnection, id: UserId) -> Result<Option<Actor>> {
     let organization = OrganizationId::new(row.try_get(0)?);
     let collaborations = numbers(row.try_get(1)?)?.into_iter().map(CollaborationId::new).collect();
     let roles = numbers(row.try_get(2)?)?.into_iter().map(RoleId::new).collect();
-    let rules = numbers(row.try_get(3)?)?.into_iter().map(RuleId::new).fold(RuleSet::default(), RuleSet::with);
+    let rules = numbers(row.try_get(3)?)?.into_iter().map(RuleId::new).collect();
     Ok(Some(Actor { who: Who::User { id, roles }, organization, collaborations, rules }))
 }
 
@@ -62,7 +62,7 @@ pub(crate) async fn user_rights(conn: &mut AnyConnection, id: UserId) -> Result<
     .bind(id.get())
     .fetch_all(conn)
     .await?;
-    let (mut roles, mut rules) = (BTreeSet::new(), RuleSet::default());
+    let (mut roles, mut rules) = (BTreeSet::new(), RuleSet::EMPTY);
     for row in &rows {
         roles.extend(row.try_get::<Option<i64>, _>(0)?.map(RoleId::new));
         if let Some(rule) = row.try_get::<Option<i64>, _>(1)? {
