@@ -101,14 +101,20 @@ struct Weighed {
 
 /// Decides whether a task may be opened.
 async fn weigh(caller: &mut Caller, request: NewTask, known: &[KnownInput]) -> Result<Weighed, Problem> {
-    let conn = caller.tx.conn();
-    let (collaboration, study, store_id) = (request.collaboration_id, request.study_id, request.store_id);
-    let place = store::task::place_fetch(conn, collaboration, study, store_id).await?;
+    let (run, parent) = asking_run(caller).await?.unzip();
+    let study = ledger::open::study(request.study_id, run.as_ref()).map_err(refuse)?;
+    let (collaboration, store_id) = (request.collaboration_id, request.store_id);
+    let place = store::task::place_fetch(caller.tx.conn(), collaboration, study, store_id).await?;
     let target = place.collaboration.as_ref().map_or_else(Target::anywhere, |known| Target::collaboration(known.id));
     let subject = place.collaboration.as_ref().map_or(collaboration.unwrap_or_else(nowhere), |known| known.id);
     let may_create = decide::<CreateTask>(&caller.actor, subject, &target);
     let may_continue = decide::<CreateSubtask>(&caller.actor, subject, &target);
-    let (asker, parent_manifest) = asker(caller, may_create.is_ok()).await?;
+    let (user, parent_manifest) = match parent {
+        Some(parent) => (parent.init_user, parent.manifest),
+        None => (Some(caller.actor.user().ok_or_else(Problem::permission)?), None),
+    };
+    let may = run.is_none() && may_create.is_ok();
+    let asker = Asker { organization: caller.actor.organization, user, may_create: may, run };
 
     let mut known = known.to_vec();
     for (entry, known) in request.organizations.iter().zip(&mut known) {
@@ -277,12 +283,14 @@ fn is_repeat(request: &NewTask, found: &TaskRecord, inputs: &[(OrganizationId, S
         Some(container) => found.parent_id == Some(container.task),
         None => found.parent_id.is_none() && found.init_user == caller.actor.user(),
     };
+    // A subtask has its parent's study although it named none.
+    let inherits_study = caller.actor.container().is_some() && request.study_id.is_none();
     same_caller
         && found.name.as_deref().unwrap_or_default() == request.name.as_deref().unwrap_or_default()
         && found.description == request.description
         && (found.image.ends_with(&request.image) || was_reviewed(request, found))
         && request.collaboration_id.is_none_or(|id| id == found.collaboration_id)
-        && request.study_id == found.study_id
+        && (request.study_id == found.study_id || inherits_study)
         && request.manifest == found.manifest
         && asked.eq(inputs.iter().map(|(id, input)| (*id, input.as_str())))
         && databases.eq(found.databases.iter().cloned())
@@ -304,30 +312,25 @@ fn conflict(how: &str) -> Problem {
     .with_detail("Repeat a request as it was, or make a new one with a new key and a new manifest.")
 }
 
-/// Who asks, as the ledger needs to know; and the manifest of the task whose run asks.
-async fn asker(caller: &mut Caller, may_create: bool) -> Result<(Asker, Option<SignedManifest>), Problem> {
-    let Some(container) = caller.actor.container().cloned() else {
-        if caller.actor.user().is_none() {
-            return Err(Problem::permission());
-        }
-        let asker = Asker { organization: caller.actor.organization, user: caller.actor.user(), may_create, run: None };
-        return Ok((asker, None));
-    };
+/// The run that asks, if it is one, and its task.
+async fn asking_run(caller: &mut Caller) -> Result<Option<(AskingRun, TaskRecord)>, Problem> {
+    let Some(container) = caller.actor.container().cloned() else { return Ok(None) };
     let parent = store::task::task_fetch(caller.tx.conn(), container.task).await?.ok_or_else(Problem::permission)?;
+    let place = super::run::view::find(caller, container.run).await?;
     let run = AskingRun {
         image: container.image,
         collaboration_id: container.collaboration,
+        kill_requested: place.state.kill_requested(),
         parent: ParentTask {
             id: parent.id,
             job_id: parent.job_id,
-            image: parent.image,
+            image: parent.image.clone(),
             store_id: parent.store_id,
+            study_id: parent.study_id,
             finished: parent.status.is_finished(),
         },
     };
-    let asker =
-        Asker { organization: caller.actor.organization, user: parent.init_user, may_create: false, run: Some(run) };
-    Ok((asker, parent.manifest))
+    Ok(Some((run, parent)))
 }
 
 /// Refuses a manifest that is not its task's.

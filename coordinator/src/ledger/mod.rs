@@ -7,7 +7,7 @@
 //! * [`manifest`] – whether what was signed is what was asked.
 //!
 //! The ledger moves a run because its node reported something, never because it hopes. What the coordinator itself
-//! may conclude is little: a run that no node took up can be ended without asking one.
+//! may conclude is little: a run that no node took up, or whose node is away, can be ended without asking one.
 
 pub(crate) mod kill;
 pub(crate) mod manifest;

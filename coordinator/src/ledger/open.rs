@@ -30,6 +30,8 @@ pub(crate) struct AskingRun {
     pub(crate) image: String,
     /// The collaboration in its token.
     pub(crate) collaboration_id: CollaborationId,
+    /// Whether somebody wants it ended.
+    pub(crate) kill_requested: bool,
     /// Its task.
     pub(crate) parent: ParentTask,
 }
@@ -45,6 +47,8 @@ pub(crate) struct ParentTask {
     pub(crate) image: String,
     /// The store that vouched for it.
     pub(crate) store_id: Option<AlgorithmStoreId>,
+    /// Its study. What it makes stays there.
+    pub(crate) study_id: Option<StudyId>,
     /// Whether it has ended.
     pub(crate) finished: bool,
 }
@@ -307,7 +311,7 @@ pub(crate) fn look_at_inputs(request: &NewTask) -> Vec<KnownInput> {
 /// # Errors
 /// The first thing that stands against it.
 pub(crate) fn open_task(
-    request: NewTask,
+    mut request: NewTask,
     known: &[KnownInput],
     asker: &Asker,
     place: &Place,
@@ -316,6 +320,7 @@ pub(crate) fn open_task(
     if !errors.is_empty() {
         return Err(OpenRefusal::Body(errors));
     }
+    request.study_id = study(request.study_id, asker.run.as_ref())?;
     let collaboration = find_collaboration(&request, place)?;
     check_organizations(&request, collaboration, place)?;
     check_asker(&request, asker, collaboration, place)?;
@@ -341,6 +346,17 @@ pub(crate) fn open_task(
         kept,
         manifest: request.manifest,
     })
+}
+
+/// The study of a task: the one asked for, and that of its parent if it has one.
+///
+/// # Errors
+/// When a run asks for another study than its task's.
+pub(crate) fn study(asked: Option<StudyId>, run: Option<&AskingRun>) -> Result<Option<StudyId>, OpenRefusal> {
+    match (run.and_then(|run| run.parent.study_id), asked) {
+        (Some(parent), Some(asked)) if parent != asked => Err(OpenRefusal::Token("the study is another")),
+        (parent, asked) => Ok(parent.or(asked)),
+    }
 }
 
 fn find_collaboration<'a>(request: &NewTask, place: &'a Place) -> Result<&'a KnownCollaboration, OpenRefusal> {
@@ -402,6 +418,8 @@ fn check_asker(
         None => Err(OpenRefusal::NotAllowed),
         Some(run) if !request.image.ends_with(&run.image) => Err(OpenRefusal::Token("the image is another")),
         Some(run) if run.parent.finished => Err(OpenRefusal::Token("the run's task has ended")),
+        // A kill marks every open run of the tree, so what could add to it is marked whenever something above it is.
+        Some(run) if run.kill_requested => Err(OpenRefusal::Token("the run is being killed")),
         Some(run) if run.collaboration_id != collaboration.id => {
             Err(OpenRefusal::Token("the collaboration is another"))
         }

@@ -16,7 +16,7 @@ use super::{Result, Tx, expect_one, read_status};
 use crate::authz::Permit;
 use crate::authz::action::{KillNodeTasks, KillTask, ReportRun};
 use crate::ledger;
-use crate::ledger::kill::Victim;
+use crate::ledger::kill::{KillStep, Victim};
 use crate::ledger::open::KeptPayload;
 use crate::ledger::run::{Fact, RunState};
 use crate::ledger::siblings::{Sibling, fail_fast};
@@ -280,9 +280,17 @@ pub(crate) async fn run_report(
     now: Time,
 ) -> Result<()> {
     debug_assert_eq!(permit.subject(), place.id, "the permit is for this run");
-    let status = change.state.status();
+    let state = change.state;
     run_update(tx, place, change, now).await?;
-    fail_siblings(tx, place, status, now).await
+    follow_up(tx, place, state, now).await
+}
+
+/// What follows for others from what became of a run: `place` tells where it stood before.
+async fn follow_up(tx: &mut Tx, place: &RunPlace, state: RunState, now: Time) -> Result<()> {
+    if state.is_finished() && (state.status() == RunStatus::Killed || place.state.kill_requested()) {
+        kill_made(tx, place, now).await?;
+    }
+    fail_siblings(tx, place, state.status(), now).await
 }
 
 /// Ends what nobody took up of a task of which a run failed.
@@ -309,7 +317,14 @@ pub(crate) async fn kill_task(tx: &mut Tx, permit: Permit<KillTask>, now: Time) 
 /// Ends the open runs at a node; how many there were.
 pub(crate) async fn kill_node_tasks(tx: &mut Tx, permit: Permit<KillNodeTasks>, now: Time) -> Result<usize> {
     let victims = victims_at(tx.conn(), permit.subject()).await?;
-    kill(tx, &victims, now).await
+    let steps = kill(tx, &victims, now).await?;
+    // Of the others their node says when they have ended.
+    for step in steps.iter().filter(|step| step.state.is_finished()) {
+        if let Some(place) = run_place(tx.conn(), step.id).await? {
+            kill_made(tx, &place, now).await?;
+        }
+    }
+    Ok(steps.len())
 }
 
 /// Why a node will not report on its runs.
@@ -344,7 +359,7 @@ pub(super) async fn fail_node_runs(tx: &mut Tx, node: NodeId, gone: Gone, now: T
         event_insert(tx, place.event(EventKind::KillRequested, now)).await?;
         let log = gone.log(place.organization_id);
         run_update(tx, &place, RunChange { state, result: None, kept: None, log: Some(&log) }, now).await?;
-        fail_siblings(tx, &place, state.status(), now).await?;
+        follow_up(tx, &place, state, now).await?;
         ended += 1;
     }
     Ok(ended)
@@ -353,10 +368,20 @@ pub(super) async fn fail_node_runs(tx: &mut Tx, node: NodeId, gone: Gone, now: T
 /// Ends the open runs of these tasks; how many there were.
 pub(super) async fn kill_tasks(tx: &mut Tx, tasks: &[TaskId], now: Time) -> Result<usize> {
     let victims = victims(tx.conn(), tasks.iter().copied()).await?;
-    kill(tx, &victims, now).await
+    Ok(kill(tx, &victims, now).await?.len())
 }
 
-async fn kill(tx: &mut Tx, victims: &[Victim], now: Time) -> Result<usize> {
+/// Ends what a run that was killed has made, and everything below: nobody waits for it. What is being killed already
+/// has been told.
+async fn kill_made(tx: &mut Tx, place: &RunPlace, now: Time) -> Result<()> {
+    let made = made_tree(tx.conn(), place).await?;
+    let mut victims = victims(tx.conn(), made).await?;
+    victims.retain(|victim| !victim.state.kill_requested());
+    kill(tx, &victims, now).await?;
+    Ok(())
+}
+
+async fn kill(tx: &mut Tx, victims: &[Victim], now: Time) -> Result<Vec<KillStep>> {
     let steps = ledger::kill::kill(victims, now);
     for step in &steps {
         let Some(place) = run_place(tx.conn(), step.id).await? else { continue };
@@ -365,7 +390,7 @@ async fn kill(tx: &mut Tx, victims: &[Victim], now: Time) -> Result<usize> {
         let change = RunChange { state: step.state, result: None, kept: None, log: None };
         run_update(tx, &place, change, now).await?;
     }
-    Ok(steps.len())
+    Ok(steps)
 }
 
 /// Where a node belongs.
@@ -391,6 +416,19 @@ pub(crate) async fn task_tree(conn: &mut AnyConnection, id: TaskId) -> Result<Ve
          SELECT task.id FROM task JOIN tree ON task.parent_id = tree.id) SELECT id FROM tree ORDER BY id",
     )
     .bind(id.get())
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Ok(TaskId::new(row.try_get(0)?))).collect()
+}
+
+/// The tasks that a run made and everything below them, parents before children.
+async fn made_tree(conn: &mut AnyConnection, place: &RunPlace) -> Result<Vec<TaskId>> {
+    let rows = sqlx::query(
+        "WITH RECURSIVE tree (id) AS (SELECT id FROM task WHERE parent_id = $1 AND init_org_id = $2 UNION \
+         SELECT task.id FROM task JOIN tree ON task.parent_id = tree.id) SELECT id FROM tree ORDER BY id",
+    )
+    .bind(place.task_id.get())
+    .bind(place.organization_id.get())
     .fetch_all(conn)
     .await?;
     rows.iter().map(|row| Ok(TaskId::new(row.try_get(0)?))).collect()
@@ -450,6 +488,7 @@ fn read_place(row: &AnyRow) -> Result<RunPlace> {
     Ok(RunPlace {
         id: RunId::new(row.try_get(0)?),
         state: read_state(row, 1)?,
+        assigned_at: Time::from_micros(row.try_get(14)?),
         organization_id: OrganizationId::new(row.try_get(5)?),
         node_id: row.try_get::<Option<i64>, _>(6)?.map(NodeId::new),
         task_id: TaskId::new(row.try_get(7)?),
@@ -507,7 +546,6 @@ fn read(row: &AnyRow) -> Result<RunRecord> {
             read_status(&word)?,
             super::time(row.try_get(5)?),
             super::time(row.try_get(6)?),
-        assigned_at: Time::from_micros(row.try_get(14)?),
             killed_at.is_some(),
         ),
         assigned_at: Time::from_micros(row.try_get(4)?),

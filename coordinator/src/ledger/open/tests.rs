@@ -50,9 +50,11 @@ fn container() -> Asker {
         job_id: JobId::new(3),
         image: "registry/image:1@sha256:00".into(),
         store_id: None,
+        study_id: None,
         finished: false,
     };
-    let run = AskingRun { image: "image:1".into(), collaboration_id: CollaborationId::new(1), parent };
+    let run =
+        AskingRun { image: "image:1".into(), collaboration_id: CollaborationId::new(1), kill_requested: false, parent };
     Asker { organization: organization(2), user: Some(UserId::new(5)), may_create: false, run: Some(run) }
 }
 
@@ -91,8 +93,32 @@ fn a_run_asks_for_its_own_image_in_its_own_collaboration_while_its_task_lives() 
     assert!(matches!(refusal(request(&[1]), &asker, &place()), OpenRefusal::Token(_)));
     let run = asker.run.as_mut().unwrap();
     run.parent.finished = false;
+    run.kill_requested = true;
+    assert_eq!(refusal(request(&[1]), &asker, &place()), OpenRefusal::Token("the run is being killed"));
+    let run = asker.run.as_mut().unwrap();
+    run.kill_requested = false;
     run.collaboration_id = CollaborationId::new(2);
     assert!(matches!(refusal(request(&[1]), &asker, &place()), OpenRefusal::Token(_)));
+}
+
+#[test]
+fn what_the_task_of_a_study_makes_stays_in_the_study() {
+    let study = KnownStudy {
+        id: StudyId::new(7),
+        collaboration_id: CollaborationId::new(1),
+        members: [organization(1), organization(2)].into(),
+    };
+    let within = Place { study: Some(study), ..place() };
+    let mut asker = container();
+    asker.run.as_mut().unwrap().parent.study_id = Some(StudyId::new(7));
+    let named = |study: i64| NewTask { study_id: Some(StudyId::new(study)), ..request(&[1]) };
+    for asked in [request(&[1]), named(7)] {
+        assert_eq!(open(asked, &asker, &within).unwrap().study_id, Some(StudyId::new(7)));
+    }
+    assert_eq!(refusal(named(8), &asker, &within), OpenRefusal::Token("the study is another"));
+    assert!(matches!(refusal(request(&[1, 3]), &asker, &within), OpenRefusal::OutsideStudy { .. }));
+    // Whoever belongs to no study may narrow down whom they ask.
+    assert!(open(named(7), &container(), &within).is_ok());
 }
 
 #[test]

@@ -462,3 +462,35 @@ async fn a_deleted_task_takes_its_subtasks_along_and_its_nodes_are_told() {
     let killed = events.until(|event| event.kind == "kill_requested").await;
     assert_eq!(killed[killed.len() - 1].data["run_id"], run["id"]);
 }
+
+#[tokio::test]
+async fn what_the_task_of_a_study_makes_stays_in_the_study() {
+    let federation = Federation::new(3, false).await;
+    let [first, second, third] = [0, 1, 2].map(|at| federation.members[at].organization);
+    let study = async |name: &str, members: &[i64]| {
+        let body = json!({"name": name, "collaboration_id": 1, "organization_ids": members});
+        id(&federation.post(&federation.root, "/study", body).await.expect(201))
+    };
+    let (ours, other) = (study("ours", &[first, second]).await, study("other", &[first, second, third]).await);
+    let mut body = federation.task_body(&[0]);
+    body["study_id"] = ours.into();
+    let task = id(&federation.post(&federation.members[0].researcher, "/task", body).await.expect(201));
+    let container = federation.container(0, task).await;
+
+    // A request that names the collaboration only.
+    let key = [("idempotency-key", "once")];
+    let body = federation.task_body(&[1]);
+    let subtask = federation.ask(Method::POST, "/task", Some(&container), Some(body.clone()), &key).await.expect(201);
+    assert_eq!(subtask["study"]["id"], ours);
+    let again = federation.ask(Method::POST, "/task", Some(&container), Some(body), &key).await.expect(200);
+    assert_eq!(id(&again), id(&subtask));
+    // As stock algorithms say it.
+    let mut body = federation.task_body(&[0, 1]);
+    body["study_id"] = ours.into();
+    federation.post(&container, "/task", body.clone()).await.expect(201);
+
+    let outside = federation.post(&container, "/task", federation.task_body(&[1, 2])).await.expect(400);
+    assert_eq!(outside["code"], "outside_study");
+    body["study_id"] = other.into();
+    assert_eq!(federation.post(&container, "/task", body).await.expect(401)["code"], "container_token");
+}
