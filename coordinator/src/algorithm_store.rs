@@ -4,7 +4,7 @@
 //! redirects, addresses looked up once and judged before they are used, a deadline, and bounded answers.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +43,15 @@ pub(crate) enum StoreCallError {
          setting the 'force' flag to true, but only do so for development servers!"
     )]
     Local {
+        /// Which.
+        host: String,
+    },
+    /// The address is this machine's, and the operator's settings rule that out.
+    #[error(
+        "Algorithm store url is insecure: `{host}` is this machine, where any service may run. Only this server's \
+         operator can allow it, for development, by the setting `algorithm_stores.allow_local`"
+    )]
+    LocalNotAllowed {
         /// Which.
         host: String,
     },
@@ -108,22 +117,22 @@ pub(crate) enum UnreachableCause {
 pub(crate) struct StoreAddress {
     url: Url,
     forced: bool,
+    /// Whether the operator lets stores be on this machine.
+    allow_local: bool,
 }
 
 impl StoreAddress {
-    /// Reads an address; `forced` allows this machine's.
+    /// Reads an address. One of this machine must be both allowed by the operator and `forced`.
     ///
     /// # Errors
-    /// When it is none, or this machine's without being forced.
-    pub(crate) fn parse(text: &str, forced: bool) -> Result<Self, StoreCallError> {
+    /// When it is none, or one that may not be asked.
+    pub(crate) fn parse(text: &str, forced: bool, allow_local: bool) -> Result<Self, StoreCallError> {
         let refused = || StoreCallError::Address { url: text.chars().take(limits::URL.max).collect() };
         let url = http_url(text).ok_or_else(refused)?;
-        let address = Self { url, forced };
+        let address = Self { url, forced, allow_local };
         match address.host().parse::<IpAddr>() {
             Ok(ip) => address.judge(ip)?,
-            Err(_) if is_local_name(address.host()) && !forced => {
-                return Err(StoreCallError::Local { host: address.host().into() });
-            }
+            Err(_) if is_local_name(address.host()) => address.judge_local()?,
             Err(_) => {}
         }
         Ok(address)
@@ -140,23 +149,20 @@ impl StoreAddress {
 
     /// Whether this machine may be made to speak to an address.
     fn judge(&self, ip: IpAddr) -> Result<(), StoreCallError> {
+        match reached(ip) {
+            reached if reached.is_loopback() || reached.is_unspecified() => self.judge_local(),
+            reached if is_surrounding(reached) => Err(StoreCallError::Forbidden { host: self.host().into(), ip }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this machine may be made to speak to itself.
+    fn judge_local(&self) -> Result<(), StoreCallError> {
         let host = || self.host().to_owned();
-        match ip.to_canonical() {
-            ip if ip.is_loopback() || ip.is_unspecified() => {
-                if self.forced {
-                    Ok(())
-                } else {
-                    Err(StoreCallError::Local { host: host() })
-                }
-            }
-            // Link-local addresses lead to the machine's own surroundings, as clouds' metadata services.
-            IpAddr::V4(v4) if v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() => {
-                Err(StoreCallError::Forbidden { host: host(), ip })
-            }
-            IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.is_multicast() => {
-                Err(StoreCallError::Forbidden { host: host(), ip })
-            }
-            IpAddr::V4(_) | IpAddr::V6(_) => Ok(()),
+        match (self.allow_local, self.forced) {
+            (false, _) => Err(StoreCallError::LocalNotAllowed { host: host() }),
+            (true, false) => Err(StoreCallError::Local { host: host() }),
+            (true, true) => Ok(()),
         }
     }
 }
@@ -172,7 +178,8 @@ impl fmt::Display for StoreAddress {
 pub(crate) struct OnBehalf {
     /// The address under which the store knows this coordinator.
     pub(crate) server_url: String,
-    /// The user's token, with which the store asks back who it is.
+    /// With which the store asks back who the user is. It is good for nothing else: whoever linked the store chose
+    /// where it goes.
     pub(crate) bearer: Secret,
 }
 
@@ -201,6 +208,14 @@ impl StoreCaller {
             }
         };
         Ok(Self { config: config.clone(), api_path: api_path.to_owned(), authorities })
+    }
+
+    /// Where a store is; `forced` by whoever says so.
+    ///
+    /// # Errors
+    /// As [`StoreAddress::parse`].
+    pub(crate) fn address(&self, text: &str, forced: bool) -> Result<StoreAddress, StoreCallError> {
+        StoreAddress::parse(text, forced, self.config.allow_local)
     }
 
     /// The address under which stores know this coordinator: the operator's, else the first of these that is given. It
@@ -448,6 +463,43 @@ fn http_url(text: &str) -> Option<Url> {
     (matches!(url.scheme(), "http" | "https") && url.has_host() && plain && bare).then_some(url)
 }
 
+/// The address that is reached by one: itself, or the IPv4 address that an IPv6 address stands for.
+fn reached(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = ip.to_canonical() else { return ip.to_canonical() };
+    let [.., a, b] = v6.segments();
+    let last = Ipv4Addr::from_bits(u32::from(a) << 16 | u32::from(b));
+    match v6.segments() {
+        // IPv4-compatible (RFC 4291 §2.5.5.1); the first two of them are IPv6's own.
+        [0, 0, 0, 0, 0, 0, ..] if v6.to_bits() > 1 => last.into(),
+        // NAT64 (RFC 6052 §2.1).
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => last.into(),
+        // 6to4 (RFC 3056 §2).
+        [0x2002, a, b, ..] => Ipv4Addr::from_bits(u32::from(a) << 16 | u32::from(b)).into(),
+        _ => v6.into(),
+    }
+}
+
+/// Whether an address leads to a machine's own surroundings, such as clouds' metadata services, or is no server's.
+fn is_surrounding(ip: IpAddr) -> bool {
+    /// Where clouds have their metadata outside of the link-local range: Alibaba, Oracle, Azure.
+    const METADATA_V4: [Ipv4Addr; 3] =
+        [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192), Ipv4Addr::new(168, 63, 129, 16)];
+    /// The same in IPv6: Amazon, Google.
+    const METADATA_V6: [Ipv6Addr; 2] =
+        [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+    match ip {
+        IpAddr::V4(v4) => {
+            let is_this_network = v4.octets()[0] == 0;
+            is_this_network || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() || METADATA_V4.contains(&v4)
+        }
+        IpAddr::V6(v6) => {
+            // A network's own translation (RFC 8215): what is behind it cannot be told from the address.
+            let is_translated = v6.segments()[..3] == [0x64, 0xff9b, 1];
+            is_translated || v6.is_unicast_link_local() || v6.is_multicast() || METADATA_V6.contains(&v6)
+        }
+    }
+}
+
 /// Whether a host's name is this machine's by convention (RFC 6761 §6.3).
 fn is_local_name(host: &str) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
@@ -463,7 +515,7 @@ mod tests {
     #[test]
     fn only_addresses_of_services_are_taken() {
         for url in ["https://store.example.org/api", "http://192.168.1.7:7602/api/", "http://[2001:db8::1]/api"] {
-            assert!(StoreAddress::parse(url, false).is_ok(), "{url}");
+            assert!(StoreAddress::parse(url, false, false).is_ok(), "{url}");
         }
         for url in [
             "",
@@ -476,16 +528,16 @@ mod tests {
             "https://store.example.org/#x",
             "unix:/run/docker.sock",
         ] {
-            assert!(matches!(StoreAddress::parse(url, true), Err(StoreCallError::Address { .. })), "{url}");
+            assert!(matches!(StoreAddress::parse(url, true, true), Err(StoreCallError::Address { .. })), "{url}");
         }
         assert_eq!(
-            StoreAddress::parse("https://store.example.org/api/", false).unwrap().as_str(),
+            StoreAddress::parse("https://store.example.org/api/", false, false).unwrap().as_str(),
             "https://store.example.org/api"
         );
     }
 
     #[test]
-    fn this_machine_must_be_insisted_on_and_its_surroundings_are_refused() {
+    fn this_machine_must_be_allowed_and_insisted_on() {
         for url in [
             "http://localhost:7602/api",
             "http://LOCALHOST/api",
@@ -494,14 +546,50 @@ mod tests {
             "http://127.1/api",
             "http://2130706433/api",
             "http://0.0.0.0/api",
+            "http://[::]/api",
             "http://[::1]/api",
             "http://[::ffff:127.0.0.1]/api",
+            "http://[::127.0.0.1]/api",
+            "http://[64:ff9b::127.0.0.1]/api",
+            "http://[2002:7f00:1::]/api",
         ] {
-            assert!(matches!(StoreAddress::parse(url, false), Err(StoreCallError::Local { .. })), "{url}");
-            assert!(StoreAddress::parse(url, true).is_ok(), "{url}");
+            for forced in [false, true] {
+                let refused = StoreAddress::parse(url, forced, false);
+                assert!(matches!(refused, Err(StoreCallError::LocalNotAllowed { .. })), "{url}");
+            }
+            assert!(matches!(StoreAddress::parse(url, false, true), Err(StoreCallError::Local { .. })), "{url}");
+            assert!(StoreAddress::parse(url, true, true).is_ok(), "{url}");
         }
-        for url in ["http://169.254.169.254/latest", "http://[fe80::1]/api", "http://224.0.0.1/api"] {
-            assert!(matches!(StoreAddress::parse(url, true), Err(StoreCallError::Forbidden { .. })), "{url}");
+    }
+
+    #[test]
+    fn the_surroundings_of_a_machine_are_refused_however_they_are_written() {
+        for host in [
+            "169.254.169.254",
+            "169.254.0.1",
+            "100.100.100.200",
+            "192.0.0.192",
+            "168.63.129.16",
+            "224.0.0.1",
+            "255.255.255.255",
+            "0.0.0.7",
+            "[fe80::1]",
+            "[ff02::1]",
+            "[fd00:ec2::254]",
+            "[fd20:ce::254]",
+            "[::ffff:169.254.169.254]",
+            "[::169.254.169.254]",
+            "[::a9fe:a9fe]",
+            "[64:ff9b::169.254.169.254]",
+            "[64:ff9b::100.100.100.200]",
+            "[64:ff9b:1::169.254.169.254]",
+            "[2002:a9fe:a9fe::1]",
+        ] {
+            let refused = StoreAddress::parse(&format!("http://{host}/api"), true, true);
+            assert!(matches!(refused, Err(StoreCallError::Forbidden { .. })), "{host}: {refused:?}");
+        }
+        for host in ["10.0.0.1", "172.16.0.1", "192.168.1.7", "192.0.2.1", "[fd12::1]", "[64:ff9b::192.0.2.1]"] {
+            assert!(StoreAddress::parse(&format!("http://{host}/api"), false, false).is_ok(), "{host}");
         }
     }
 

@@ -102,6 +102,7 @@ pub(crate) async fn import(config: &Config, path: &Path, options: &Options) -> a
     let mut tx = house.store.write().await?;
     let mut import = Import {
         tx: &mut tx,
+        config,
         actor: operator(None),
         options,
         hashes,
@@ -205,6 +206,7 @@ fn hand_out(report: &mut Report, keys: Vec<(usize, String)>, directory: Option<&
 
 struct Import<'a> {
     tx: &'a mut Tx,
+    config: &'a Config,
     actor: Actor,
     options: &'a Options,
     /// By user name.
@@ -500,7 +502,8 @@ impl Import<'_> {
         let name = &given.name.value;
         let context = || format!("{}: algorithm store `{name}`", at(&given.name));
         check("name", name).with_context(context)?;
-        let address = StoreAddress::parse(&given.url, given.force).with_context(context)?;
+        let allow_local = self.config.algorithm_stores.allow_local;
+        let address = StoreAddress::parse(&given.url, given.force, allow_local).with_context(context)?;
         let links = store::algorithm_store::algorithm_stores_at(self.tx.conn(), address.as_str()).await?;
         if links.iter().any(|link| link.collaboration.is_none() || link.collaboration == collaboration) {
             self.note(Outcome::Kept, "algorithm store", name);

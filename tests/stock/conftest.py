@@ -106,7 +106,9 @@ def fresh_process():
 @pytest.fixture(scope="session")
 def coordinator(tmp_path_factory):
     """A coordinator for stories of administrators."""
-    coordinator = Coordinator(tmp_path_factory.mktemp("administration"))
+    # The stores of these stories are on this machine.
+    settings = "[algorithm_stores]\nallow_local = true\n"
+    coordinator = Coordinator(tmp_path_factory.mktemp("administration"), settings)
     try:
         coordinator.start()
         yield coordinator

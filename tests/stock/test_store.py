@@ -23,6 +23,8 @@ class Store(ThreadingHTTPServer):
         self.servers = {}
         #: Who asked what: username, verb and path.
         self.asked = []
+        #: Whether each token that it was shown would have let it ask the coordinator itself.
+        self.may_ask = []
         super().__init__(("127.0.0.1", 0), Counter)
         self.url = f"http://127.0.0.1:{self.server_address[1]}/api"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -63,6 +65,8 @@ class Counter(BaseHTTPRequestHandler):
         server = self.headers["server_url"] or self.headers["server-url"]
         token = {"authorization": self.headers["authorization"]}
         known = requests.post(f"{server}/token/user/validate", headers=token).json()
+        # Who has what a store is shown: a user's own token is good for this, too.
+        self.server.may_ask.append(requests.get(f"{server}/organization", headers=token).status_code == 200)
         path = urlsplit(self.path).path.removeprefix("/api/")
         self.server.asked.append((known["username"], self.command, path))
         return path if only in (None, path) else None
@@ -132,9 +136,10 @@ def test_a_task_by_a_store_runs_what_was_reviewed(coordinator, root, prefix, sto
     assert robin.task.list(store=link)["data"][0]["id"] == task["id"]
     refused = robin.task.create([organization], "name", "registry.example/other:1", "", {"method": "m"}, **place)
     assert "id" not in refused and refused["msg"]
-    # The coordinator asked in the researcher's name.
+    # The coordinator asked in the researcher's name, but gave no token away.
     assert (f"{prefix}-robin", "GET", "algorithm") in store.asked
     root.store.delete(link)
+    assert store.may_ask and not any(store.may_ask)
 
 
 def test_a_store_itself_lets_in_whom_the_coordinator_vouches_for(root, prefix, store):

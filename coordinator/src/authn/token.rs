@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId, NodeId, OrganizationId, StudyId, TaskId};
+use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId, NodeId, OrganizationId, StudyId, TaskId, UserId};
 use twinmesh_protocol::time::Time;
 use uuid::Uuid;
 
@@ -32,6 +32,9 @@ pub enum TokenError {
     /// Not good to refresh.
     #[error("Only refresh tokens are allowed")]
     NotRefresh,
+    /// Good only to say whose it is.
+    #[error("This token only says whose it is")]
+    Introduction,
 }
 
 /// Who a token is for.
@@ -51,7 +54,12 @@ pub enum ClientType {
 enum Type {
     Access,
     Refresh,
+    /// Says to somebody else whose it is, and lets them do nothing.
+    Introduction,
 }
+
+/// How long an algorithm store may take to ask whose introduction it was shown.
+const INTRODUCTION_FOR: Duration = Duration::from_secs(300);
 
 /// The subject of a container's token (contract A.2.4).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -162,6 +170,14 @@ impl Tokens {
         self.encode(Type::Access, ClientType::Container, subject, Vec::new(), None, &id, now)
     }
 
+    /// A token for somebody whom the user does not have to trust: it tells whose it is, for a few minutes.
+    #[must_use]
+    pub fn introduction(&self, user: UserId, now: Time) -> String {
+        let id = Uuid::new_v4().to_string();
+        let subject = user.get().into();
+        self.encode(Type::Introduction, ClientType::User, subject, Vec::new(), Some(INTRODUCTION_FOR), &id, now)
+    }
+
     /// Who an access token speaks for.
     ///
     /// # Errors
@@ -170,7 +186,20 @@ impl Tokens {
         let claims = self.decode(token, now)?;
         match claims.kind {
             Type::Refresh => Err(TokenError::Refresh),
+            Type::Introduction => Err(TokenError::Introduction),
             Type::Access => subject(&claims),
+        }
+    }
+
+    /// Who somebody is that a token introduces; an access token does so as well.
+    ///
+    /// # Errors
+    /// When it is neither, not ours, or too old.
+    pub fn verify_introduction(&self, token: &str, now: Time) -> Result<Subject, TokenError> {
+        let claims = self.decode(token, now)?;
+        match claims.kind {
+            Type::Refresh => Err(TokenError::Refresh),
+            Type::Introduction | Type::Access => subject(&claims),
         }
     }
 
@@ -181,7 +210,7 @@ impl Tokens {
     pub fn verify_refresh(&self, token: &str, now: Time) -> Result<(Subject, String), TokenError> {
         let claims = self.decode(token, now)?;
         match claims.kind {
-            Type::Access => Err(TokenError::NotRefresh),
+            Type::Access | Type::Introduction => Err(TokenError::NotRefresh),
             Type::Refresh => Ok((subject(&claims)?, claims.jti)),
         }
     }
@@ -299,6 +328,21 @@ mod tests {
         assert_eq!(tokens.verify_access(&refresh.text, START), Err(TokenError::Refresh));
         assert_eq!(tokens.verify_refresh(&access, START).unwrap_err(), TokenError::NotRefresh);
         assert_eq!(tokens.verify_refresh(&refresh.text, START).unwrap().1, refresh.id);
+    }
+
+    #[test]
+    fn an_introduction_says_whose_it_is_for_minutes_and_is_good_for_nothing_else() {
+        let tokens = tokens();
+        let introduction = tokens.introduction(UserId::new(7), START);
+        let user = Subject::Entity(ClientType::User, 7);
+        assert_eq!(tokens.verify_introduction(&introduction, START), Ok(user.clone()));
+        assert_eq!(tokens.verify_introduction(&introduction, START.plus(INTRODUCTION_FOR)), Err(TokenError::Expired));
+        assert_eq!(tokens.verify_access(&introduction, START), Err(TokenError::Introduction));
+        assert_eq!(tokens.verify_refresh(&introduction, START).unwrap_err(), TokenError::NotRefresh);
+        let access = tokens.access(ClientType::User, 7, vec![], START);
+        assert_eq!(tokens.verify_introduction(&access, START), Ok(user));
+        let refresh = tokens.refresh(ClientType::User, 7, vec![], START);
+        assert_eq!(tokens.verify_introduction(&refresh.text, START), Err(TokenError::Refresh));
     }
 
     #[test]

@@ -15,8 +15,11 @@ pub struct AlgorithmStoresConfig {
     /// The address under which stores know this coordinator, with or without the API's path:
     /// `https://coordinator.example.org/api`. Without it, who links a store says it.
     pub server_url: Option<String>,
-    /// The hosts at which stores may be. Empty: any, save that addresses of this machine must be asked for with `force`.
+    /// The hosts at which stores may be. Empty: any.
     pub hosts: Vec<String>,
+    /// Whether stores may be on this machine, where any service may run: for development. They must be asked for with
+    /// `force` then.
+    pub allow_local: bool,
     /// How long a store may take to answer: `10s`.
     pub timeout: Span,
     /// The largest answer that is read: `1MiB`.
@@ -30,6 +33,7 @@ impl Default for AlgorithmStoresConfig {
         Self {
             server_url: None,
             hosts: Vec::new(),
+            allow_local: false,
             timeout: Span(Duration::from_secs(10)),
             answer: Size(1 << 20),
             ca_file: None,

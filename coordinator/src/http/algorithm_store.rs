@@ -13,14 +13,14 @@ use utoipa_axum::routes;
 use super::AppState;
 use super::answer::Message;
 use super::body::{Body, changed_name, check_name};
-use super::caller::{Caller, Visitor, bearer_in};
+use super::caller::{Caller, Visitor};
 use super::openapi::sortable;
 use super::page::PageRequest;
 use super::params::Params;
 use super::path::Id;
 use super::problem::Problem;
 use super::scope;
-use crate::algorithm_store::{OnBehalf, StoreAddress, StoreCallError};
+use crate::algorithm_store::{OnBehalf, StoreCallError};
 use crate::authz::Target;
 use crate::authz::action::{EditAlgorithmStore, LinkAlgorithmStore, UnlinkAlgorithmStore, ViewAlgorithmStore};
 use crate::config::Secret;
@@ -40,14 +40,6 @@ fn algorithm_store(state: &AppState, record: AlgorithmStoreRecord) -> AlgorithmS
         name,
         url,
         collaborations: collaboration.map(|_| state.many("collaboration", "algorithm_store_id", id)),
-    }
-}
-
-/// What decides who may see a link: one to all collaborations is in each of the caller's.
-fn seen(caller: &Caller, record: &AlgorithmStoreRecord) -> Target {
-    match record.collaboration {
-        Some(id) => Target::collaboration(id),
-        None => Target { collaborations: caller.actor.collaborations.clone(), ..Target::anywhere() },
     }
 }
 
@@ -100,7 +92,15 @@ async fn list(mut caller: Caller, params: Params) -> Result<Response, Problem> {
 )]
 async fn fetch(mut caller: Caller, Id(id): Id<AlgorithmStoreId>) -> Result<Json<AlgorithmStore>, Problem> {
     let record = find(&mut caller, id).await?;
-    caller.permit::<ViewAlgorithmStore>(id, &seen(&caller, &record))?;
+    match record.collaboration {
+        Some(collaboration) => {
+            caller.permit::<ViewAlgorithmStore>(id, &Target::collaboration(collaboration))?;
+        }
+        // One that is linked to all is seen by whoever sees any, as in the list.
+        None => {
+            caller.reach::<ViewAlgorithmStore>()?;
+        }
+    }
     Ok(Json(algorithm_store(&caller.state, record)))
 }
 
@@ -152,11 +152,11 @@ async fn create(
     }
     caller.permit::<LinkAlgorithmStore>(collaboration, &changed(collaboration))?;
     check_name("name", &new.name)?;
-    let address = StoreAddress::parse(&new.algorithm_store_url, forced)?;
+    let address = visitor.state.algorithm_stores().address(&new.algorithm_store_url, forced)?;
     check_unlinked(&mut caller, address.as_str(), collaboration, None).await?;
     drop(caller);
 
-    let by = on_behalf(&visitor.state, &headers, &[new.server_url.as_deref()])?;
+    let by = on_behalf(&visitor, &headers, &[new.server_url.as_deref()])?;
     visitor.state.algorithm_stores().register(&address, &by).await?;
 
     let mut caller = visitor.begin_write().await?;
@@ -275,8 +275,8 @@ async fn leave(
     record: &AlgorithmStoreRecord,
 ) -> Result<(), Problem> {
     // What it knows us by wins over what is said today.
-    let by = on_behalf(&visitor.state, headers, &[record.server_url.as_deref(), params.text("server_url")])?;
-    let address = StoreAddress::parse(&record.url, record.forced)?;
+    let by = on_behalf(visitor, headers, &[record.server_url.as_deref(), params.text("server_url")])?;
+    let address = visitor.state.algorithm_stores().address(&record.url, record.forced)?;
     Ok(visitor.state.algorithm_stores().unregister(&address, &by).await?)
 }
 
@@ -288,8 +288,8 @@ pub(crate) async fn resolve(
     server_url: Option<&str>,
     image: &str,
 ) -> Result<String, Problem> {
-    let by = on_behalf(&visitor.state, headers, &[record.server_url.as_deref(), server_url])?;
-    let address = StoreAddress::parse(&record.url, record.forced)?;
+    let by = on_behalf(visitor, headers, &[record.server_url.as_deref(), server_url])?;
+    let address = visitor.state.algorithm_stores().address(&record.url, record.forced)?;
     Ok(visitor.state.algorithm_stores().resolve(&address, image, &by).await?)
 }
 
@@ -299,17 +299,20 @@ pub(crate) async fn find(caller: &mut Caller, id: AlgorithmStoreId) -> Result<Al
         .ok_or_else(|| Problem::not_found(format!("Algorithm store id={id} not found")))
 }
 
-/// In the name of who asks, and of this coordinator as the first of `given` has it unless the operator says.
-fn on_behalf(state: &AppState, headers: &HeaderMap, given: &[Option<&str>]) -> Result<OnBehalf, Problem> {
+/// In the name of the user who asks, and of this coordinator as the first of `given` has it unless the operator says.
+/// The store gets no token of the user's, but one that only says whose it is.
+fn on_behalf(visitor: &Visitor, headers: &HeaderMap, given: &[Option<&str>]) -> Result<OnBehalf, Problem> {
+    let user = visitor.user().ok_or_else(Problem::permission)?;
     // Clients say it in a header too, in either spelling (contract F.1-16).
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let given: Vec<_> = given.iter().copied().chain([header("server_url"), header("server-url")]).collect();
-    let server_url = state.algorithm_stores().server_url(&given).ok_or_else(|| {
+    let server_url = visitor.state.algorithm_stores().server_url(&given).ok_or_else(|| {
         let text = "The 'server_url' key is required in the server configuration, or as a parameter. Please add it or \
                     ask your server administrator to specify it in the server configuration.";
         Problem::bad_request("no_server_url", text)
     })?;
-    Ok(OnBehalf { server_url, bearer: Secret::new(bearer_in(headers)?) })
+    let bearer = visitor.state.tokens().introduction(user, visitor.now);
+    Ok(OnBehalf { server_url, bearer: Secret::new(bearer) })
 }
 
 /// Refuses a second link of the same store to the same collaboration.

@@ -2,12 +2,13 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{Method, header};
+use twinmesh_protocol::id::UserId;
 use twinmesh_protocol::time::Time;
 
 use super::AppState;
 use super::problem::Problem;
-use crate::authn::token::TokenError;
+use crate::authn::token::{ClientType, Subject, TokenError};
 use crate::authz::{self, Action, Actor, Permit, Reach, Target};
 use crate::store::{self, Tx};
 
@@ -55,12 +56,27 @@ impl FromRequestParts<AppState> for Caller {
 /// Somebody with a valid token, before anything was read: for handlers that wait or compute before they ask.
 #[derive(Debug)]
 pub(crate) struct Visitor {
-    subject: crate::authn::token::Subject,
+    subject: Subject,
     pub(crate) now: Time,
     pub(crate) state: AppState,
 }
 
 impl Visitor {
+    /// Somebody whom a store was introduced to, or who asks for themselves.
+    pub(crate) fn introduced(parts: &Parts, state: &AppState) -> Result<Self, Problem> {
+        let now = state.now();
+        let subject = state.tokens().verify_introduction(bearer(parts)?, now)?;
+        Ok(Self { subject, now, state: state.clone() })
+    }
+
+    /// Who, if it is a user.
+    pub(crate) fn user(&self) -> Option<UserId> {
+        match self.subject {
+            Subject::Entity(ClientType::User, id) => Some(UserId::new(id)),
+            Subject::Entity(ClientType::Node | ClientType::Container, _) | Subject::Container(_) => None,
+        }
+    }
+
     /// Begins to read, with what the caller may do at this moment.
     pub(crate) async fn begin_read(&self) -> Result<Caller, Problem> {
         self.begin(self.state.store().read().await?).await
@@ -92,12 +108,8 @@ impl FromRequestParts<AppState> for Visitor {
 
 /// The token of the `Authorization` header.
 pub(crate) fn bearer(parts: &Parts) -> Result<&str, TokenError> {
-    bearer_in(&parts.headers)
-}
-
-/// The same, of headers alone.
-pub(crate) fn bearer_in(headers: &HeaderMap) -> Result<&str, TokenError> {
-    headers
+    parts
+        .headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once(' '))

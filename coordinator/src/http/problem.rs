@@ -152,7 +152,9 @@ impl From<TokenError> for Problem {
             TokenError::Expired => (StatusCode::UNAUTHORIZED, "token_expired"),
             TokenError::Malformed => (StatusCode::UNPROCESSABLE_ENTITY, "token_malformed"),
             TokenError::Signature => (StatusCode::UNPROCESSABLE_ENTITY, "token_invalid"),
-            TokenError::Refresh | TokenError::NotRefresh => (StatusCode::UNPROCESSABLE_ENTITY, "token_kind"),
+            TokenError::Refresh | TokenError::NotRefresh | TokenError::Introduction => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "token_kind")
+            }
         };
         Self::new(status, code, error.to_string())
     }

@@ -1,6 +1,7 @@
 //! `/token`: logging in and staying so (contract A.2). Tokens of containers are in [`super::container`].
 
 use axum::Json;
+use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, request};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::body::Body;
-use super::caller::{Caller, bearer};
+use super::caller::{Caller, Visitor, bearer};
 use super::log_in::{Proof, Wanted, prove};
 use super::origin::{Stranger, TooManyGuesses};
 use super::problem::Problem;
@@ -303,7 +304,9 @@ struct ValidUser {
     responses((status = 200, body = ValidUser)),
     security(("user" = [])),
 )]
-async fn validate_user(mut caller: Caller) -> Result<Json<ValidUser>, Problem> {
+async fn validate_user(State(state): State<AppState>, parts: request::Parts) -> Result<Json<ValidUser>, Problem> {
+    // A user's own, or one that was made for the store.
+    let mut caller = Visitor::introduced(&parts, &state)?.begin_read().await?;
     let Some(id) = caller.actor.user() else { return Err(Problem::permission()) };
     let record = store::user::user_fetch(caller.tx.conn(), id).await?.ok_or_else(Problem::permission)?;
     Ok(Json(ValidUser {

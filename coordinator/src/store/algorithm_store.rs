@@ -6,7 +6,7 @@ use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId};
 
 use super::filter::{self, Filter};
 use super::page::PageRequest;
-use super::{Result, Tx, expect_one};
+use super::{Result, Tx, expect_one, removal};
 use crate::authz::Permit;
 use crate::authz::action::{EditAlgorithmStore, LinkAlgorithmStore, UnlinkAlgorithmStore};
 
@@ -162,11 +162,5 @@ async fn absorb(tx: &mut Tx, id: AlgorithmStoreId, url: &str) -> Result<()> {
 
 /// Removes a link; tasks that it vouched for keep their image and lose the link.
 pub(crate) async fn algorithm_store_delete(tx: &mut Tx, permit: Permit<UnlinkAlgorithmStore>) -> Result<()> {
-    let id = permit.subject().get();
-    sqlx::query("UPDATE task SET algorithm_store_id = NULL WHERE algorithm_store_id = $1")
-        .bind(id)
-        .execute(tx.conn())
-        .await?;
-    let done = sqlx::query("DELETE FROM algorithm_store WHERE id = $1").bind(id).execute(tx.conn()).await?;
-    expect_one(done.rows_affected())
+    expect_one(removal::algorithm_stores(tx, "id = $1", permit.subject().get()).await?)
 }

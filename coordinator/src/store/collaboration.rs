@@ -190,6 +190,7 @@ pub(crate) async fn collaboration_delete(tx: &mut Tx, permit: Permit<DeleteColla
     let id = permit.subject().get();
     removal::tasks(tx, "collaboration_id = $1", id, now).await?;
     removal::nodes(tx, "collaboration_id = $1", id).await?;
+    removal::algorithm_stores(tx, "collaboration_id = $1", id).await?;
     sqlx::query("DELETE FROM study WHERE collaboration_id = $1").bind(id).execute(tx.conn()).await?;
     let done = sqlx::query("DELETE FROM collaboration WHERE id = $1").bind(id).execute(tx.conn()).await?;
     expect_one(done.rows_affected())

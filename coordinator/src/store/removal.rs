@@ -68,6 +68,18 @@ async fn tell_to_stop(tx: &mut Tx, unfinished: String, id: i64, now: Time) -> Re
     Ok(())
 }
 
+/// Removes links to algorithm stores; tasks that these vouched for keep their image and lose the link, wherever they
+/// are. How many there were.
+pub(super) async fn algorithm_stores(tx: &mut Tx, condition: &'static str, id: i64) -> Result<u64> {
+    let forget = format!(
+        "UPDATE task SET algorithm_store_id = NULL \
+         WHERE algorithm_store_id IN (SELECT id FROM algorithm_store WHERE {condition})"
+    );
+    sqlx::query(AssertSqlSafe(forget)).bind(id).execute(tx.conn()).await?;
+    let delete = format!("DELETE FROM algorithm_store WHERE {condition}");
+    Ok(sqlx::query(AssertSqlSafe(delete)).bind(id).execute(tx.conn()).await?.rows_affected())
+}
+
 /// Removes nodes; their tokens are void from then on.
 pub(super) async fn nodes(tx: &mut Tx, condition: &'static str, id: i64) -> Result<()> {
     authenticatables(tx, "node", condition, id).await

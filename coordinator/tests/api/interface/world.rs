@@ -159,6 +159,7 @@ impl World {
     pub(crate) async fn new() -> Self {
         let settings = |config: &mut twinmesh_coordinator::config::Config| {
             config.limits.status_hold = Span(Duration::from_millis(1));
+            config.algorithm_stores.allow_local = true;
         };
         let federation = Federation::with(2, false, settings).await;
         let strangers = federation.add_organizations("stranger", 1).await;

@@ -138,7 +138,11 @@ async fn answer(State(shared): State<Shared>, request: Request) -> Response {
 
 /// Two organizations in collaboration 1; organization 4 in collaboration 2.
 async fn federation(settings: impl FnOnce(&mut Config)) -> Federation {
-    let federation = Federation::with(2, false, settings).await;
+    let federation = Federation::with(2, false, |config| {
+        config.algorithm_stores.allow_local = true;
+        settings(config);
+    })
+    .await;
     let apart = federation.add_organizations("apart", 1).await;
     federation.add_collaboration("other", &apart, false).await;
     federation.add_user("apart", apart[0], &[7]).await;
@@ -161,7 +165,7 @@ async fn a_store_is_linked_changed_and_unlinked_as_the_stock_client_asks() {
     assert_eq!(asked[0].body, json!({"url": "https://coordinator.example.org/api", "force": true}));
     let ours = Some("https://coordinator.example.org/api".to_owned());
     assert_eq!(asked[0].server_urls, [ours.clone(), ours]);
-    assert_eq!(asked[0].authorization, Some(format!("Bearer {root}")));
+    check_introduction(&federation, asked[0].authorization.as_deref(), "root").await;
     let path = format!("/algorithmstore/{}", id(&link));
 
     let again = federation.post(root, "/algorithmstore", store.body(json!(1))).await;
@@ -186,10 +190,86 @@ async fn a_store_is_linked_changed_and_unlinked_as_the_stock_client_asks() {
     assert_eq!(store.lines(), [""; 0], "a store is asked about its link only");
 
     federation.delete(root, &path).await.expect(200);
+    let asked = store.asked();
+    for asked in &asked {
+        check_introduction(&federation, asked.authorization.as_deref(), "root").await;
+    }
     let query = "url=https%3A%2F%2Fcoordinator.example.org%2Fapi";
     let expected = [format!("GET /api/vantage6-server?{query}"), format!("DELETE /api/vantage6-server/5?{query}")];
-    assert_eq!(store.lines(), expected);
+    assert_eq!(asked.into_iter().map(|asked| asked.line).collect::<Vec<_>>(), expected);
     federation.get(root, &path).await.expect(404);
+}
+
+/// Whoever linked a store chose where tokens go: what goes there says whose it is, for minutes, and nothing else.
+async fn check_introduction(federation: &Federation, authorization: Option<&str>, username: &str) {
+    let token = authorization.unwrap().strip_prefix("Bearer ").unwrap();
+    let known = federation.post(token, "/token/user/validate", Value::Null).await.expect(200);
+    assert_eq!(known["username"], username);
+    for path in ["/user", "/task", "/collaboration/1", "/event"] {
+        assert_eq!(federation.get(token, path).await.expect(422)["code"], "token_kind", "{path}");
+    }
+    for path in ["/token/refresh", "/token/node/validate", "/task"] {
+        let body = federation.task_body(&[0]);
+        assert_eq!(federation.post(token, path, body).await.expect(422)["code"], "token_kind", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_store_was_shown_is_worth_nothing_after_five_minutes() {
+    let federation = federation(|_| {}).await;
+    let store = AlgorithmStore::start(Manner::Well).await;
+    store.link(&federation, json!(1)).await;
+    let authorization = store.asked()[0].authorization.clone();
+    check_introduction(&federation, authorization.as_deref(), "root").await;
+    federation.pass(Duration::from_secs(301));
+    let token = authorization.as_deref().and_then(|text| text.strip_prefix("Bearer ")).unwrap();
+    let late = federation.post(token, "/token/user/validate", Value::Null).await.expect(401);
+    assert_eq!(late["code"], "token_expired");
+    federation.post(&federation.root, "/token/user/validate", Value::Null).await.expect(200);
+}
+
+#[tokio::test]
+async fn stores_on_this_machine_are_the_operators_to_allow() {
+    let federation = Federation::new(1, false).await;
+    let store = AlgorithmStore::start(Manner::Well).await;
+    for force in [true, false] {
+        let mut body = store.body(json!(1));
+        body["force"] = force.into();
+        let answer = federation.post(&federation.root, "/algorithmstore", body).await;
+        assert!(answer.msg().contains("`algorithm_stores.allow_local`"), "{}", answer.msg());
+        answer.expect(400);
+    }
+    assert_eq!(store.lines(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_collaboration_goes_whose_store_vouched_for_tasks_elsewhere() {
+    let federation = federation(|_| {}).await;
+    let store = AlgorithmStore::start(Manner::Well).await;
+    let root = federation.root.as_str();
+    let link = store.link(&federation, json!(1)).await;
+    let mut body = federation.task_body(&[0]);
+    body["store_id"] = link.into();
+    let task = id(&federation.post(&federation.members[0].researcher, "/task", body).await.expect(201));
+    federation.patch(root, &format!("/algorithmstore/{link}"), json!({"collaboration_id": 2})).await.expect(200);
+    federation.delete(root, "/collaboration/2?delete_dependents=true").await.expect(200);
+    federation.get(root, &format!("/algorithmstore/{link}")).await.expect(404);
+    let task = federation.get(root, &format!("/task/{task}")).await.expect(200);
+    assert_eq!((&task["algorithm_store"], &task["image"]), (&Value::Null, &json!(REVIEWED)));
+}
+
+#[tokio::test]
+async fn a_store_for_all_collaborations_is_seen_one_by_one_as_in_lists() {
+    let federation = federation(|_| {}).await;
+    let store = AlgorithmStore::start(Manner::Well).await;
+    let (ours, all) = (store.link(&federation, json!(1)).await, AlgorithmStore::start(Manner::Well).await);
+    let all = all.link(&federation, Value::Null).await;
+    let outside = federation.add_organizations("outside", 1).await;
+    federation.add_user("outside", outside[0], &[5]).await;
+    let outsider = federation.log_in("outside").await;
+    assert_eq!(ids(&federation.get(&outsider, "/algorithmstore").await.expect(200)), [all]);
+    federation.get(&outsider, &format!("/algorithmstore/{all}")).await.expect(200);
+    federation.get(&outsider, &format!("/algorithmstore/{ours}")).await.expect(401);
 }
 
 #[tokio::test]
@@ -293,7 +373,8 @@ async fn a_task_gets_the_image_that_its_store_reviewed() {
     assert_eq!(task["algorithm_store"]["id"], link);
     let asked = store.asked();
     assert_eq!(asked[0].line, "GET /api/algorithm?image=registry.example.org%2Fimage%3A1");
-    assert_eq!(asked[0].authorization, Some(format!("Bearer {researcher}")));
+    let name = format!("main-{}", federation.members[0].organization);
+    check_introduction(&federation, asked[0].authorization.as_deref(), &name).await;
     assert_eq!(asked[0].server_urls[1].as_deref(), Some("https://coordinator.example.org/api"));
     assert_eq!(id(&ask().await.expect(200)), id(&task));
     assert_eq!(store.lines(), [""; 0], "a repeated request asks nobody");
@@ -312,7 +393,7 @@ async fn a_task_gets_the_image_that_its_store_reviewed() {
 
 #[tokio::test]
 async fn a_signed_task_must_name_the_image_that_its_store_reviewed() {
-    let federation = Federation::new(2, true).await;
+    let federation = Federation::with(2, true, |config| config.algorithm_stores.allow_local = true).await;
     let store = AlgorithmStore::start(Manner::Well).await;
     let link = store.link(&federation, json!(1)).await;
     let asking = &federation.members[0];
@@ -409,6 +490,7 @@ async fn what_this_machine_asks_is_bounded() {
     assert_eq!(store.lines(), [""; 0]);
 
     let strict = Federation::with(1, false, |config| {
+        config.algorithm_stores.allow_local = true;
         config.algorithm_stores.hosts = vec!["store.example.org".into()];
         config.algorithm_stores.server_url = Some("https://ours.example.org".into());
     })
