@@ -17,7 +17,8 @@ pub(crate) fn view(state: &AppState, record: RunRecord, task: Option<Task>) -> R
     Run {
         id: record.id,
         status: record.state.status(),
-        input: record.input,
+        // What was removed by age is empty text (contract A.6).
+        input: Some(record.input.unwrap_or_default()),
         log: record.log,
         assigned_at: Some(record.assigned_at),
         started_at: record.state.started_at(),

@@ -581,7 +581,9 @@ async fn payloads_go_when_they_have_reached_their_age_and_what_happened_stays() 
             let result = federation.get(&federation.root, &format!("/result/{}", id(&run))).await.expect(200);
             assert_eq!(run["cleanup_at"], result["cleanup_at"]);
             let has = |value: &Value| !value.is_null();
-            seen.push((has(&run["input"]), has(&result["result"]), has(&run["log"]), has(&run["cleanup_at"])));
+            // The contract knows no input that is null.
+            let has_input = !run["input"].as_str().unwrap().is_empty();
+            seen.push((has_input, has(&result["result"]), has(&run["log"]), has(&run["cleanup_at"])));
         }
         assert_eq!(seen[0], seen[1]);
         seen[0]
