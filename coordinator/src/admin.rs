@@ -289,9 +289,12 @@ async fn user_create(
     }
     let records = store::role::role_all(tx.conn(), &ids).await?;
     let by_roles = records.iter().fold(RuleSet::EMPTY, |all, role| all.union(role.rules));
-    let rights =
-        Rights { roles: grant_roles(&actor, by_roles, ids)?, rules: grant(&actor, RuleSet::EMPTY, RuleSet::EMPTY)? };
-    let permit = decide::<CreateUser>(&actor, organization_id, &Target::organization(organization_id, []))?;
+    let target = Target::organization(organization_id, []);
+    let rights = Rights {
+        roles: grant_roles(&actor, &target, by_roles, ids)?,
+        rules: grant(&actor, &target, RuleSet::EMPTY, RuleSet::EMPTY)?,
+    };
+    let permit = decide::<CreateUser>(&actor, organization_id, &target)?;
     let details = UserDetails { username: username.to_owned(), firstname: None, lastname: None, email };
     store::user::user_insert(&mut tx, permit, &details, &hash, &rights).await?;
     tx.commit().await?;
@@ -327,7 +330,12 @@ async fn user_delete(house: &House, username: &str, dependents: bool, yes: bool)
         found.join(", ")
     );
     let permit = decide::<DeleteUser>(&operator(None), id, &Target::anywhere())?;
+    let rooted = store::user::any_root(tx.conn()).await?;
     store::user::user_delete(&mut tx, permit, house.now).await?;
+    anyhow::ensure!(
+        !rooted || store::user::any_root(tx.conn()).await?,
+        "user `{username}` is the last with every right\nhint: make another user with the role Root first"
+    );
     tx.commit().await?;
     say(&format!("user `{username}` deleted"));
     Ok(())

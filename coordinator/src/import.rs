@@ -300,8 +300,9 @@ impl Import<'_> {
         description: Option<&str>,
         rules: RuleSet,
     ) -> anyhow::Result<RoleId> {
-        let permit = self.permit::<CreateRole>(organization, &Target::organization(organization, []))?;
-        let rules = grant(&self.actor, RuleSet::EMPTY, rules)?;
+        let target = Target::organization(organization, []);
+        let permit = self.permit::<CreateRole>(organization, &target)?;
+        let rules = grant(&self.actor, &target, RuleSet::EMPTY, rules)?;
         let id = store::role::role_insert(self.tx, permit, name, description, rules).await?;
         self.note(Outcome::Created, "role", name);
         Ok(id)
@@ -331,9 +332,10 @@ impl Import<'_> {
         let own = rules(&given.rules)?;
         let records = store::role::role_all(self.tx.conn(), &roles).await?;
         let by_roles = records.iter().fold(RuleSet::EMPTY, |all, role| all.union(role.rules));
+        let target = Target::organization(organization, []);
         let rights = Rights {
-            roles: grant_roles(&self.actor, by_roles, roles)?,
-            rules: grant(&self.actor, RuleSet::EMPTY, own)?,
+            roles: grant_roles(&self.actor, &target, by_roles, roles)?,
+            rules: grant(&self.actor, &target, RuleSet::EMPTY, own)?,
         };
         let details = UserDetails {
             username: name.clone(),
@@ -341,7 +343,7 @@ impl Import<'_> {
             lastname: given.lastname.clone(),
             email: email.map(ToOwned::to_owned),
         };
-        let permit = self.permit::<CreateUser>(organization, &Target::organization(organization, []))?;
+        let permit = self.permit::<CreateUser>(organization, &target)?;
         store::user::user_insert(self.tx, permit, &details, &hash, &rights).await?;
         self.note(Outcome::Created, "user", name);
         Ok(())

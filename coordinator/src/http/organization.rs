@@ -256,7 +256,9 @@ async fn remove(mut caller: Caller, params: Params, Id(id): Id<OrganizationId>) 
     let permit = caller.permit::<DeleteOrganization>(id, &target)?;
     let dependents = store::organization_dependents(caller.tx.conn(), id).await?;
     scope::check_dependents("Organization", &dependents, params.flag("delete_dependents")?)?;
+    let rooted = scope::is_rooted(&mut caller).await?;
     store::organization_delete(&mut caller.tx, permit, caller.now).await?;
+    scope::check_rooted(&mut caller, rooted).await?;
     caller.commit().await?;
     tracing::info!(organization.id = %id, "organization `{}` deleted", record.details.name);
     Ok(Message::new(format!("Organization id={id} deleted successfully")))

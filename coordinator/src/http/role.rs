@@ -184,7 +184,7 @@ async fn create(mut caller: Caller, Body(new): Body<NewRole>) -> Result<(StatusC
         return Err(Problem::not_found(format!("Organization with id={organization} is not found")));
     }
     check_role_name(&mut caller, &new.name, organization, None).await?;
-    let rules = grant(&caller.actor, RuleSet::EMPTY, read_rules(&new.rules)?)?;
+    let rules = grant(&caller.actor, &target, RuleSet::EMPTY, read_rules(&new.rules)?)?;
     let id = store::role_insert(&mut caller.tx, permit, &new.name, new.description.as_deref(), rules).await?;
     let record = find(&mut caller, id).await?;
     let answer = role(&caller.state, record);
@@ -232,10 +232,12 @@ async fn update(mut caller: Caller, Id(id): Id<RoleId>, Body(change): Body<Chang
     let name = change.name.unwrap_or(record.name);
     let description = change.description.or(record.description);
     let rules = match &change.rules {
-        Some(rules) => Some(grant(&caller.actor, record.rules, read_rules(rules)?)?),
+        Some(rules) => Some(grant(&caller.actor, &target, record.rules, read_rules(rules)?)?),
         None => None,
     };
+    let rooted = scope::is_rooted(&mut caller).await?;
     store::role_update(&mut caller.tx, permit, &name, description.as_deref(), rules).await?;
+    scope::check_rooted(&mut caller, rooted).await?;
     answer(caller, id).await
 }
 
@@ -255,8 +257,10 @@ async fn remove(mut caller: Caller, params: Params, Id(id): Id<RoleId>) -> Resul
     let users = store::role_users(caller.tx.conn(), id).await?;
     let dependents: &[&str] = if users > 0 { &["users"] } else { &[] };
     scope::check_dependents("Role", dependents, params.flag("delete_dependents")?)?;
-    let taken = grant(&caller.actor, record.rules, RuleSet::EMPTY)?;
+    let taken = grant(&caller.actor, &target, record.rules, RuleSet::EMPTY)?;
+    let rooted = scope::is_rooted(&mut caller).await?;
     store::role_delete(&mut caller.tx, permit, taken).await?;
+    scope::check_rooted(&mut caller, rooted).await?;
     caller.commit().await?;
     tracing::info!(role.id = %id, "role `{}` deleted", record.name);
     Ok(Message::new("Role removed from the database."))
@@ -285,7 +289,7 @@ async fn rule_add(
     caller: Caller,
     Path((id, rule)): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Vec<Rule>>), Problem> {
-    Ok((StatusCode::CREATED, change_rule(caller, &id, &rule, true).await?))
+    Ok((StatusCode::CREATED, change_rule(caller, id, rule, true).await?))
 }
 
 /// Takes a rule from a role.
@@ -316,8 +320,10 @@ async fn change_rule(mut caller: Caller, id: &str, rule: &str, belongs: bool) ->
         (false, true) => record.rules.symmetric_difference(single),
         (false, false) => return Err(Problem::not_found(format!("Rule id={rule} is not part of role id={id}!"))),
     };
-    let rules: Granted = grant(&caller.actor, record.rules, after)?;
+    let rules: Granted = grant(&caller.actor, &target, record.rules, after)?;
+    let rooted = scope::is_rooted(&mut caller).await?;
     store::role_update(&mut caller.tx, permit, &record.name, record.description.as_deref(), Some(rules)).await?;
+    scope::check_rooted(&mut caller, rooted).await?;
     let answer = after.iter().map(|rule| super::rule::view::rule(&caller.state, rule)).collect();
     caller.commit().await?;
     Ok(Json(answer))

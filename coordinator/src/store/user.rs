@@ -13,6 +13,7 @@ use crate::authn::two_factor::{Enrolled, SharedSecret};
 use crate::authz::Permit;
 use crate::authz::action::{ChangePassword, CreateUser, DeleteUser, EditUser};
 use crate::authz::grant::{Granted, GrantedRoles};
+use crate::authz::rule::RULES;
 
 /// A user's row, without what proves who they are.
 #[derive(Debug, Clone)]
@@ -238,6 +239,21 @@ pub(crate) async fn role_names(conn: &mut AnyConnection, id: UserId) -> Result<V
     .fetch_all(conn)
     .await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// Whether any user has every rule, by roles or by themselves.
+pub(crate) async fn any_root(conn: &mut AnyConnection) -> Result<bool> {
+    let every = i64::try_from(RULES.len()).unwrap_or(i64::MAX);
+    let row = sqlx::query(
+        "SELECT held.user_id FROM (SELECT user_id, rule_id FROM user_rule \
+         UNION SELECT user_role.user_id, role_rule.rule_id FROM user_role \
+         JOIN role_rule ON role_rule.role_id = user_role.role_id) held \
+         GROUP BY held.user_id HAVING COUNT(*) = $1 LIMIT 1",
+    )
+    .bind(every)
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.is_some())
 }
 
 pub(crate) async fn user_insert(
