@@ -22,6 +22,7 @@ use crate::house::House;
 use crate::http::organization::key_record;
 use crate::http::user::{check_email, check_username};
 use crate::print::{self, optional};
+use crate::store::node::NewApiKey;
 use crate::store::operator as find;
 use crate::store::page::PageRequest;
 use crate::store::user::{Rights, UserDetails};
@@ -198,7 +199,7 @@ async fn user(house: &House, verb: UserVerb, json: bool) -> anyhow::Result<()> {
         UserVerb::ResetTwoFactor { username } => {
             let mut tx = house.store.write().await?;
             let id = find_user(&mut tx, &username).await?;
-            store::operator::second_factor_forget(&mut tx, id).await?;
+            store::operator::second_factor_forget(&mut tx, id, house.now).await?;
             tx.commit().await?;
             say(&format!("the next log-in of user `{username}` sets up a second factor"));
             Ok(())
@@ -312,7 +313,7 @@ async fn reset_password(house: &House, username: &str, flags: &PasswordFlags, js
     let id = find_user(&mut tx, username).await?;
     let target = Target::anywhere().owned_by(Some(id));
     let permit = decide::<ChangePassword>(&operator(Some(id)), id, &target)?;
-    store::user::password_replace(&mut tx, permit, &hash).await?;
+    store::user::password_replace(&mut tx, permit, &hash, None, house.now).await?;
     store::operator::user_unlock(&mut tx, id).await?;
     tx.commit().await?;
     say(&format!("user `{username}` has another password"));
@@ -389,7 +390,8 @@ async fn new_key(house: &House, name: &str, key_file: Option<&Path>, json: bool)
     let id = id.ok_or_else(|| NotFound { noun: "node", name: name.into() })?;
     let permit = decide::<EditNode>(&operator(None), id, &Target::anywhere())?;
     let key = secret::new_key().to_string();
-    store::node::api_key_replace(&mut tx, permit, &secret::hash(&key)).await?;
+    let hash = secret::hash(&key);
+    store::node::api_key_replace(&mut tx, permit, NewApiKey::of_operator(&hash), house.now).await?;
     if let Some(path) = key_file {
         anyhow::ensure!(!path.exists(), "`{}` is there already", path.display());
         files::write_private(path, format!("{key}\n").as_bytes())?;

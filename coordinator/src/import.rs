@@ -35,6 +35,7 @@ use crate::house::House;
 use crate::http::body::check_name;
 use crate::limits::{self, Bounded, NAME};
 use crate::store::algorithm_store::NewLink;
+use crate::store::node::NewApiKey;
 use crate::store::operator as find;
 use crate::store::organization::{NewKey, OrganizationDetails};
 use crate::store::user::{Rights, UserDetails};
@@ -464,7 +465,7 @@ impl Import<'_> {
         ensure!(taken.is_none(), "another node has the same `api_key`");
         let target = Target::organization_in(organization, collaboration);
         let permit = self.permit::<CreateNode>((collaboration, organization), &target)?;
-        store::node::node_insert(self.tx, permit, &name, &hash).await?;
+        store::node::node_insert(self.tx, permit, &name, NewApiKey::of_operator(&hash)).await?;
         if is_made {
             self.keys.push((self.report.lines.len(), key));
         }

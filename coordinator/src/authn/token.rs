@@ -85,6 +85,17 @@ pub enum Subject {
     Container(ContainerSubject),
 }
 
+/// An access token that was checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Access {
+    /// Who it speaks for.
+    pub subject: Subject,
+    /// When it was issued, in seconds since 1970.
+    pub issued_at: i64,
+    /// The family of refresh tokens it belongs to, which is the log-in it goes back to. A container's has none.
+    pub family: Option<String>,
+}
+
 /// A refresh token, to be handed out and to be remembered.
 #[derive(Clone)]
 pub struct RefreshToken {
@@ -117,6 +128,8 @@ struct Claims {
     exp: Option<i64>,
     jti: String,
     csrf: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    family: Option<String>,
 }
 
 /// Issues and checks tokens.
@@ -140,17 +153,18 @@ impl Tokens {
         }
     }
 
-    /// A token with which a user or node may ask.
+    /// A token with which a user or node may ask, of a family of refresh tokens.
     #[must_use]
-    pub fn access(&self, kind: ClientType, id: i64, roles: Vec<String>, now: Time) -> String {
-        self.encode(Type::Access, kind, id.into(), roles, Some(self.access_for), &Uuid::new_v4().to_string(), now)
+    pub fn access(&self, kind: ClientType, id: i64, roles: Vec<String>, family: &str, now: Time) -> String {
+        let (token_id, family) = (Uuid::new_v4().to_string(), Some(family.to_owned()));
+        self.encode(Type::Access, kind, id.into(), roles, family, Some(self.access_for), &token_id, now)
     }
 
     /// A token that is good for one more pair of tokens.
     #[must_use]
     pub fn refresh(&self, kind: ClientType, id: i64, roles: Vec<String>, now: Time) -> RefreshToken {
         let token_id = super::secret::new_key().to_string();
-        let text = self.encode(Type::Refresh, kind, id.into(), roles, Some(self.refresh_for), &token_id, now);
+        let text = self.encode(Type::Refresh, kind, id.into(), roles, None, Some(self.refresh_for), &token_id, now);
         RefreshToken { text, id: token_id, expires_at: now.plus(self.refresh_for) }
     }
 
@@ -159,18 +173,18 @@ impl Tokens {
     pub fn container(&self, subject: &ContainerSubject, now: Time) -> String {
         let subject = serde_json::to_value(subject).expect("a subject has text keys only");
         let id = Uuid::new_v4().to_string();
-        self.encode(Type::Access, ClientType::Container, subject, Vec::new(), None, &id, now)
+        self.encode(Type::Access, ClientType::Container, subject, Vec::new(), None, None, &id, now)
     }
 
     /// Who an access token speaks for.
     ///
     /// # Errors
     /// When it is no access token of ours, or too old.
-    pub fn verify_access(&self, token: &str, now: Time) -> Result<Subject, TokenError> {
+    pub fn verify_access(&self, token: &str, now: Time) -> Result<Access, TokenError> {
         let claims = self.decode(token, now)?;
         match claims.kind {
             Type::Refresh => Err(TokenError::Refresh),
-            Type::Access => subject(&claims),
+            Type::Access => Ok(Access { subject: subject(&claims)?, issued_at: claims.iat, family: claims.family }),
         }
     }
 
@@ -193,6 +207,7 @@ impl Tokens {
         client_type: ClientType,
         sub: Value,
         roles: Vec<String>,
+        family: Option<String>,
         good_for: Option<Duration>,
         id: &str,
         now: Time,
@@ -208,6 +223,7 @@ impl Tokens {
             exp: good_for.map(|good_for| now.plus(good_for).seconds()),
             jti: id.to_owned(),
             csrf: Uuid::new_v4().to_string(),
+            family,
         };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding)
             .expect("claims are JSON and the key fits the algorithm")
@@ -266,7 +282,7 @@ mod tests {
 
     #[test]
     fn an_access_token_has_every_claim_of_the_contract() {
-        let token = tokens().access(ClientType::User, 7, vec!["Root".into()], START);
+        let token = tokens().access(ClientType::User, 7, vec!["Root".into()], "f", START);
         let header = BASE64URL_NOPAD.decode(token.split('.').next().unwrap().as_bytes()).unwrap();
         assert_eq!(
             serde_json::from_slice::<Value>(&header).unwrap(),
@@ -289,10 +305,12 @@ mod tests {
     #[test]
     fn a_token_is_refused_with_the_text_of_the_contract() {
         let tokens = tokens();
-        let access = tokens.access(ClientType::User, 7, vec![], START);
+        let access = tokens.access(ClientType::User, 7, vec![], "f", START);
         let refresh = tokens.refresh(ClientType::User, 7, vec![], START);
-        let other = Tokens::new(b"another", HOUR, HOUR).access(ClientType::User, 7, vec![], START);
-        assert_eq!(tokens.verify_access(&access, START), Ok(Subject::Entity(ClientType::User, 7)));
+        let other = Tokens::new(b"another", HOUR, HOUR).access(ClientType::User, 7, vec![], "f", START);
+        let subject = Subject::Entity(ClientType::User, 7);
+        let checked = Access { subject, issued_at: START.seconds(), family: Some("f".into()) };
+        assert_eq!(tokens.verify_access(&access, START), Ok(checked));
         assert_eq!(tokens.verify_access("x", START), Err(TokenError::Malformed));
         assert_eq!(tokens.verify_access(&other, START), Err(TokenError::Signature));
         assert_eq!(tokens.verify_access(&access, START.plus(6 * HOUR)), Err(TokenError::Expired));
@@ -303,7 +321,7 @@ mod tests {
 
     #[test]
     fn an_unsigned_token_is_refused() {
-        let access = tokens().access(ClientType::User, 7, vec![], START);
+        let access = tokens().access(ClientType::User, 7, vec![], "f", START);
         let header = BASE64URL_NOPAD.encode(br#"{"alg":"none","typ":"JWT"}"#);
         let payload = access.split('.').nth(1).unwrap();
         assert!(tokens().verify_access(&format!("{header}.{payload}."), START).is_err());
@@ -327,6 +345,7 @@ mod tests {
         assert_eq!(claims["sub"]["study_id"], Value::Null);
         assert_eq!(claims["sub"]["client_type"], "container");
         assert!(claims.get("exp").is_none());
-        assert_eq!(tokens().verify_access(&token, START.plus(9000 * HOUR)), Ok(Subject::Container(subject)));
+        let checked = tokens().verify_access(&token, START.plus(9000 * HOUR)).unwrap();
+        assert_eq!((checked.subject, checked.family), (Subject::Container(subject), None));
     }
 }

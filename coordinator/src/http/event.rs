@@ -147,7 +147,7 @@ async fn audience_of(visitor: &Visitor) -> Result<Audience, Problem> {
     let actor = visitor.begin_read().await?.actor;
     let organization = actor.organization;
     match actor.who {
-        Who::Node { id, collaboration } => Ok(Audience::Node { id, organization, collaboration }),
+        Who::Node { id, collaboration, .. } => Ok(Audience::Node { id, organization, collaboration }),
         // Without a rule, what the own organization asked for remains.
         Who::User { .. } => {
             let reach = reach::<FollowEvents>(&actor).ok();

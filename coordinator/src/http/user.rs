@@ -357,7 +357,7 @@ bounded!(PasswordChange as "PasswordChange" {
 });
 pub(crate) const LIMITS: &[Described] = &[described::<Change>(), described::<PasswordChange>()];
 
-/// Changes the caller's own password.
+/// Changes the caller's own password. Every other log-in of theirs ends.
 #[utoipa::path(
     patch, path = "/password/change", tag = "user",
     request_body = PasswordChange,
@@ -393,7 +393,7 @@ async fn change_password(
     let hash = state.hasher().hash(new.to_owned()).await?;
     let mut caller = visitor.begin_write().await?;
     let permit = caller.permit::<ChangePassword>(id, &Target::anywhere().owned_by(Some(id)))?;
-    store::password_replace(&mut caller.tx, permit, &hash).await?;
+    store::password_replace(&mut caller.tx, permit, &hash, visitor.family(), caller.now).await?;
     caller.commit().await?;
     tracing::info!(user.id = %id, "password changed");
     Ok(Message::new("The password has been changed successfully!"))

@@ -9,49 +9,105 @@ use twinmesh_protocol::status::RunStatus;
 use twinmesh_protocol::time::Time;
 
 use super::{Result, Store};
-use crate::authn::token::{ClientType, ContainerSubject, Subject};
+use crate::authn::token::{Access, ClientType, ContainerSubject, Subject};
 use crate::authz::actor::{Actor, Container, Who};
 use crate::authz::role;
 use crate::authz::rule::RuleSet;
 
-/// The actor, unless they are gone, or their run is finished.
+/// For whom an access token speaks.
+#[derive(Debug)]
+pub(crate) enum Bearer {
+    /// For this actor.
+    Known(Actor),
+    /// For nobody any more: their log-ins were ended since.
+    LoggedOut,
+    /// For nobody: they are gone, or their run is finished.
+    Gone,
+}
+
+/// For whom an access token speaks at this moment.
+pub(crate) async fn bearer_fetch(conn: &mut AnyConnection, access: &Access) -> Result<Bearer> {
+    Ok(match known(conn, &access.subject).await? {
+        None => Bearer::Gone,
+        Some(known) if known.log_ins_end.concerns(access) => Bearer::LoggedOut,
+        Some(known) => Bearer::Known(known.actor),
+    })
+}
+
+/// The actor, by whatever they proved who they are, unless they are gone, or their run is finished.
 pub(crate) async fn actor_fetch(conn: &mut AnyConnection, subject: &Subject) -> Result<Option<Actor>> {
+    Ok(known(conn, subject).await?.map(|known| known.actor))
+}
+
+/// An actor, and what ended their log-ins last.
+struct Known {
+    actor: Actor,
+    log_ins_end: LogInsEnd,
+}
+
+/// When log-ins were ended, and the family of refresh tokens that was spared.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct LogInsEnd {
+    at: Option<Time>,
+    spared: Option<String>,
+}
+
+impl LogInsEnd {
+    /// Takes it from two columns of a row.
+    fn read(row: &AnyRow, at: usize) -> Result<Self> {
+        Ok(Self { at: super::time(row.try_get(at)?), spared: row.try_get(at + 1)? })
+    }
+
+    /// Whether it ended a token. Tokens tell whole seconds: those of the same second are good.
+    fn concerns(&self, access: &Access) -> bool {
+        let is_spared = access.family.is_some() && access.family == self.spared;
+        self.at.is_some_and(|at| access.issued_at < at.seconds()) && !is_spared
+    }
+}
+
+async fn known(conn: &mut AnyConnection, subject: &Subject) -> Result<Option<Known>> {
     match subject {
         Subject::Entity(ClientType::User, id) => user(conn, UserId::new(*id)).await,
         Subject::Entity(ClientType::Node, id) => node(conn, NodeId::new(*id)).await,
         // No such token is ever issued.
         Subject::Entity(ClientType::Container, _) => Ok(None),
-        Subject::Container(subject) => container(conn, subject).await,
+        Subject::Container(subject) => {
+            let actor = container(conn, subject).await?;
+            Ok(actor.map(|actor| Known { actor, log_ins_end: LogInsEnd::default() }))
+        }
     }
 }
 
-async fn user(conn: &mut AnyConnection, id: UserId) -> Result<Option<Actor>> {
-    // Every request asks this, so it is one question: the user's organization, its collaborations, the roles with
-    // their rules, and the user's own rules.
+async fn user(conn: &mut AnyConnection, id: UserId) -> Result<Option<Known>> {
+    // Every request asks this, so it is one question: the user's organization and what ended their log-ins, its
+    // collaborations, the roles with their rules, and the user's own rules.
     let rows = sqlx::query(
-        "SELECT organization_id, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT) \
-         FROM user_account WHERE id = $1 \
-         UNION ALL SELECT user_account.organization_id, member.collaboration_id, NULL, NULL FROM user_account \
+        "SELECT user_account.organization_id, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), \
+         authenticatable.tokens_valid_from, authenticatable.tokens_spared_family FROM user_account \
+         JOIN authenticatable ON authenticatable.id = user_account.id WHERE user_account.id = $1 \
+         UNION ALL SELECT NULL, member.collaboration_id, NULL, NULL, NULL, NULL FROM user_account \
          JOIN collaboration_organization member ON member.organization_id = user_account.organization_id \
          WHERE user_account.id = $1 \
-         UNION ALL SELECT NULL, NULL, user_role.role_id, role_rule.rule_id FROM user_role \
+         UNION ALL SELECT NULL, NULL, user_role.role_id, role_rule.rule_id, NULL, NULL FROM user_role \
          LEFT JOIN role_rule ON role_rule.role_id = user_role.role_id WHERE user_role.user_id = $1 \
-         UNION ALL SELECT NULL, NULL, NULL, rule_id FROM user_rule WHERE user_id = $1",
+         UNION ALL SELECT NULL, NULL, NULL, rule_id, NULL, NULL FROM user_rule WHERE user_id = $1",
     )
     .bind(id.get())
     .fetch_all(conn)
     .await?;
-    let mut organization = None;
+    let mut account = None;
     let mut collaborations = BTreeSet::new();
     let mut rights = Rights::default();
     for row in &rows {
-        organization = organization.or(row.try_get::<Option<i64>, _>(0)?.map(OrganizationId::new));
+        if let Some(organization) = row.try_get::<Option<i64>, _>(0)? {
+            account = Some((OrganizationId::new(organization), LogInsEnd::read(row, 4)?));
+        }
         collaborations.extend(row.try_get::<Option<i64>, _>(1)?.map(CollaborationId::new));
         rights.add(row, 2)?;
     }
-    let Some(organization) = organization else { return Ok(None) };
+    let Some((organization, log_ins_end)) = account else { return Ok(None) };
     let Rights { roles, rules } = rights;
-    Ok(Some(Actor { who: Who::User { id, roles }, organization, collaborations, rules }))
+    Ok(Some(Known { actor: Actor { who: Who::User { id, roles }, organization, collaborations, rules }, log_ins_end }))
 }
 
 /// Roles, and all rules of them and besides.
@@ -101,10 +157,13 @@ pub(crate) async fn collaborations_of(
     rows.iter().map(|row| Ok(CollaborationId::new(row.try_get(0)?))).collect()
 }
 
-async fn node(conn: &mut AnyConnection, id: NodeId) -> Result<Option<Actor>> {
+async fn node(conn: &mut AnyConnection, id: NodeId) -> Result<Option<Known>> {
     // An organization that left the collaboration has no node there any more, whatever rows remain.
     let row = sqlx::query(
-        "SELECT node.organization_id, node.collaboration_id FROM node \
+        "SELECT node.organization_id, node.collaboration_id, \
+         CASE WHEN node.member_key_hash = node.api_key_hash THEN 1 ELSE 0 END, \
+         authenticatable.tokens_valid_from, authenticatable.tokens_spared_family FROM node \
+         JOIN authenticatable ON authenticatable.id = node.id \
          JOIN collaboration_organization ON collaboration_organization.organization_id = node.organization_id \
          AND collaboration_organization.collaboration_id = node.collaboration_id WHERE node.id = $1",
     )
@@ -113,12 +172,14 @@ async fn node(conn: &mut AnyConnection, id: NodeId) -> Result<Option<Actor>> {
     .await?;
     let Some(row) = row else { return Ok(None) };
     let collaboration = CollaborationId::new(row.try_get(1)?);
-    Ok(Some(Actor {
-        who: Who::Node { id, collaboration },
+    let in_own_hands = row.try_get::<i64, _>(2)? != 0;
+    let actor = Actor {
+        who: Who::Node { id, collaboration, in_own_hands },
         organization: OrganizationId::new(row.try_get(0)?),
         collaborations: BTreeSet::from([collaboration]),
         rules: role::node_rules(),
-    }))
+    };
+    Ok(Some(Known { actor, log_ins_end: LogInsEnd::read(&row, 3)? }))
 }
 
 /// A container's token is good while its run is unfinished and its node is there; nothing else in it is trusted more

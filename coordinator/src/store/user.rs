@@ -7,6 +7,7 @@ use twinmesh_protocol::time::Time;
 
 use super::filter::{self, Filter};
 use super::page::PageRequest;
+use super::token::log_ins_end;
 use super::{Result, Tx, expect_one, removal, time};
 use crate::authn::lockout::Attempts;
 use crate::authn::two_factor::{Enrolled, SharedSecret};
@@ -202,12 +203,6 @@ pub(crate) async fn second_factor_used(tx: &mut Tx, id: UserId, step: i64) -> Re
     expect_one(done.rows_affected())
 }
 
-/// Ends every log-in of a user once the tokens in use end: none is renewed.
-pub(crate) async fn log_ins_end(tx: &mut Tx, id: UserId) -> Result<()> {
-    sqlx::query("DELETE FROM refresh_token WHERE owner_id = $1").bind(id.get()).execute(tx.conn()).await?;
-    Ok(())
-}
-
 /// Remembers a try to log in.
 pub(crate) async fn attempts_put(tx: &mut Tx, id: UserId, attempts: Attempts) -> Result<()> {
     let done = sqlx::query("UPDATE user_account SET failed_login_attempts = $1, last_login_attempt = $2 WHERE id = $3")
@@ -335,8 +330,15 @@ async fn rights_replace(tx: &mut Tx, id: UserId, rights: &Rights) -> Result<()> 
     Ok(())
 }
 
-/// Sets another password. Whoever logged in with the old one has to log in again once their token ends.
-pub(crate) async fn password_replace(tx: &mut Tx, permit: Permit<ChangePassword>, password_hash: &str) -> Result<()> {
+/// Sets another password. Whoever logged in with the old one has to log in again; the family of refresh tokens that is
+/// spared goes on.
+pub(crate) async fn password_replace(
+    tx: &mut Tx,
+    permit: Permit<ChangePassword>,
+    password_hash: &str,
+    spared: Option<&str>,
+    now: Time,
+) -> Result<()> {
     let id = permit.subject();
     let done = sqlx::query("UPDATE user_account SET password_hash = $1, failed_login_attempts = 0 WHERE id = $2")
         .bind(password_hash)
@@ -345,7 +347,7 @@ pub(crate) async fn password_replace(tx: &mut Tx, permit: Permit<ChangePassword>
         .await?;
     expect_one(done.rows_affected())?;
     sqlx::query("DELETE FROM recovery_token WHERE user_id = $1").bind(id.get()).execute(tx.conn()).await?;
-    log_ins_end(tx, id).await
+    log_ins_end(tx, id.get(), spared, now).await
 }
 
 /// What would go with a user, in words; nothing when they stand alone.

@@ -34,9 +34,11 @@ async fn a_public_key_is_kept_byte_for_byte_and_its_change_is_told() {
     let federation = Federation::new(2, true).await;
     let [first, second] = [&federation.members[0], &federation.members[1]];
     let path = format!("/organization/{}", first.organization);
+    federation.add_user("keeper", first.organization, &[6]).await;
+    let keeper = federation.log_in("keeper").await;
     let mut events = federation.follow(&second.node_token, "latest").await;
     let key = OrganizationKey::generate().public().to_api();
-    let kept = federation.patch(&first.node_token, &path, json!({"public_key": key})).await.expect(200);
+    let kept = federation.patch(&keeper, &path, json!({"public_key": key})).await.expect(200);
     assert_eq!(kept["public_key"], key.as_str());
     let told = events.until(|event| event.kind == "key_changed").await;
     assert_eq!(told.last().unwrap().data["organization_id"], first.organization);
