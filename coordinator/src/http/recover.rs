@@ -62,8 +62,8 @@ bounded!(PasswordLost as "PasswordLost" {
 async fn password_lost(stranger: Stranger, Body(body): Body<PasswordLost>) -> Result<Json<Message>, Problem> {
     let (state, now) = (&stranger.state, stranger.now);
     let (login, name) = login(body.username.as_deref(), body.email.as_deref())?;
-    // Whatever comes of it counts: each may be a mail.
-    stranger.guess(Some(name))?;
+    // Whatever comes of it counts, because each may be a mail; but nobody's log-in is held up by it.
+    stranger.guess(Some(&format!("recovery {name}")))?;
     let known = {
         let mut tx = state.store().read().await?;
         store::user::credentials_fetch(tx.conn(), login).await?
