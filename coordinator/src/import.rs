@@ -323,7 +323,7 @@ impl Import<'_> {
         }
         let hash = match &given.password_hash {
             Some(hash) => {
-                check_hash(hash.reveal()).context("`password_hash` is no hash by bcrypt or argon2id")?;
+                check_hash(hash.reveal()).context("`password_hash` is refused")?;
                 hash.reveal().to_owned()
             }
             // Somebody may have removed the user since the hashes were made.

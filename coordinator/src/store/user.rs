@@ -165,9 +165,10 @@ fn credentials(row: &AnyRow) -> Result<Credentials> {
     })
 }
 
-/// A hash by bcrypt, while any account has one.
-pub(crate) async fn any_bcrypt(conn: &mut AnyConnection) -> Result<Option<String>> {
-    let sql = "SELECT password_hash FROM user_account WHERE substr(password_hash, 1, 2) = '$2' LIMIT 1";
+/// The costliest hash by bcrypt, while any account has one: `$2b$12$…`.
+pub(crate) async fn costliest_bcrypt(conn: &mut AnyConnection) -> Result<Option<String>> {
+    let sql = "SELECT password_hash FROM user_account WHERE substr(password_hash, 1, 2) = '$2' \
+               ORDER BY substr(password_hash, 5, 2) DESC LIMIT 1";
     let row = sqlx::query(sql).fetch_optional(conn).await?;
     row.map(|row| Ok(row.try_get(0)?)).transpose()
 }
