@@ -32,7 +32,7 @@ use crate::authz::{Action, Actor, Permit, Target, decide};
 use crate::config::{Config, Secret};
 use crate::files;
 use crate::house::House;
-use crate::http::body::check_name;
+use crate::http::body::{check_name, check_printable};
 use crate::limits::{self, Bounded, NAME};
 use crate::store::algorithm_store::NewLink;
 use crate::store::node::NewApiKey;
@@ -317,6 +317,10 @@ impl Import<'_> {
         }
         check("username", name)?;
         check_lengths(given)?;
+        for (field, text) in [("firstname", &given.firstname), ("lastname", &given.lastname)] {
+            let is_plain = check_printable(field, text.as_deref().unwrap_or_default()).is_ok();
+            ensure!(is_plain, "`{field}` is refused: it has control characters");
+        }
         let email = given.email.as_deref().filter(|email| !email.is_empty());
         if store::user::user_names_taken(self.tx.conn(), name, email, None).await?.is_some() {
             bail!("another user has the same `email`");
@@ -541,6 +545,10 @@ fn check_lengths(given: &impl Bounded) -> anyhow::Result<()> {
 /// Checks a name as the interface does.
 fn check(field: &str, name: &str) -> anyhow::Result<()> {
     check_name(field, name).map_err(|_| {
-        anyhow::anyhow!("`{field}` is refused: {} to {} characters are needed, not only digits", NAME.min, NAME.max)
+        anyhow::anyhow!(
+            "`{field}` is refused: {} to {} characters are needed, not only digits, no control characters",
+            NAME.min,
+            NAME.max
+        )
     })
 }

@@ -49,6 +49,9 @@ impl Limit {
     }
 }
 
+/// What is said of a name with control characters.
+pub(crate) const CONTROL_CHARACTERS: &str = "Control characters, such as line breaks, are not allowed.";
+
 /// Names (contract A.7).
 pub(crate) const NAME: Limit = Limit::between(1, 128);
 /// The names of tasks, which stock clients leave empty.

@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use super::AppState;
 use super::answer::Message;
-use super::body::{Body, check_length};
+use super::body::{Body, check_length, check_printable};
 use super::caller::{Caller, Visitor};
 use super::log_in::{Proof, Wanted, prove};
 use super::openapi::sortable;
@@ -187,6 +187,7 @@ async fn create(visitor: Visitor, Body(new): Body<NewUser>) -> Result<(StatusCod
 
     check_username(&new.username)?;
     check_email(&new.email)?;
+    check_real_name(new.firstname.as_deref(), new.lastname.as_deref())?;
     check_policy(&new.password).map_err(|why| Problem::bad_request("weak_password", why.to_string()))?;
     let hash = visitor.state.hasher().hash(new.password).await?;
 
@@ -265,6 +266,7 @@ async fn update(mut caller: Caller, Id(id): Id<UserId>, Body(change): Body<Chang
         let text = "You cannot change your password here! Use PATCH /password/change";
         return Err(Problem::bad_request("password_elsewhere", text));
     }
+    check_real_name(change.firstname.as_deref(), change.lastname.as_deref())?;
     let myself = caller.actor.user() == Some(id);
     let (roles, all_rules) = user_rights(caller.tx.conn(), id).await?;
     let own_rules = crate::store::role::user_rules(caller.tx.conn(), id).await?;
@@ -462,10 +464,17 @@ pub(crate) fn check_username(name: &str) -> Result<(), Problem> {
     Err(Problem::field("username", text))
 }
 
+/// First and last names are free, but for what would make lines of their own.
+fn check_real_name(first: Option<&str>, last: Option<&str>) -> Result<(), Problem> {
+    check_printable("firstname", first.unwrap_or_default())?;
+    check_printable("lastname", last.unwrap_or_default())
+}
+
 pub(crate) fn check_email(email: &str) -> Result<(), Problem> {
     check_length("email", email, limits::EMAIL)?;
     let valid = email.split_once('@').is_some_and(|(name, domain)| {
-        !name.is_empty() && !domain.is_empty() && !domain.contains('@') && !email.contains(char::is_whitespace)
+        let is_plain = !email.contains(|c: char| c.is_whitespace() || c.is_control());
+        !name.is_empty() && !domain.is_empty() && !domain.contains('@') && is_plain
     });
     if valid { Ok(()) } else { Err(Problem::field("email", "Not a valid email address.")) }
 }

@@ -107,6 +107,50 @@ async fn a_change_leaves_a_name_alone_that_it_does_not_mention() {
 }
 
 #[tokio::test]
+async fn names_hold_no_control_characters() {
+    let federation = Federation::new(1, false).await;
+    let (root, organization) = (federation.root.as_str(), federation.members[0].organization);
+    let forged = "a\n2027-01-15T08:00:00Z  INFO user logged in";
+    let user = |first: &str, last: &str, email: &str| {
+        json!({
+            "username": "ann", "firstname": first, "lastname": last, "password": "Correct-Horse-1", "email": email,
+            "organization_id": organization,
+        })
+    };
+    let mut task = federation.task_body(&[0]);
+    task["name"] = json!(forged);
+    let collaboration = federation.collaboration;
+    for (path, field, body) in [
+        ("/user", "firstname", user(forged, "b", "a@x.example")),
+        ("/user", "lastname", user("a", forged, "a@x.example")),
+        ("/user", "email", user("a", "b", "a\u{1b}@x.example")),
+        ("/role", "name", json!({"name": forged, "rules": []})),
+        ("/organization", "name", json!({"name": forged})),
+        ("/collaboration", "name", json!({"name": forged, "organization_ids": [organization], "encrypted": false})),
+        (
+            "/study",
+            "name",
+            json!({"name": forged, "collaboration_id": collaboration, "organization_ids": [organization]}),
+        ),
+        ("/algorithmstore", "name", json!({"name": forged, "algorithm_store_url": "https://store.example/api"})),
+        ("/task", "name", task),
+    ] {
+        let refused = federation.post(root, path, body).await.expect(400);
+        assert!(refused["errors"][field].is_array(), "{path}: {refused}");
+    }
+    let found = federation.get(root, "/user?username=root").await.expect(200);
+    for (path, field) in [
+        (format!("/node/{}", federation.members[0].node), "name"),
+        (format!("/organization/{organization}"), "name"),
+        (format!("/collaboration/{collaboration}"), "name"),
+        (format!("/user/{}", id(&found["data"][0])), "firstname"),
+    ] {
+        let refused = federation.patch(root, &path, json!({field: "a\u{7f}b"})).await.expect(400);
+        assert!(refused["errors"][field].is_array(), "{path}: {refused}");
+    }
+}
+
+#[tokio::test]
 async fn false_as_text_deletes_no_dependents() {
     let federation = Federation::new(1, false).await;
     let root = federation.root.as_str();
