@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use axum::Json;
-use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
@@ -20,8 +19,8 @@ use super::caller::Caller;
 use super::openapi::sortable;
 use super::page::PageRequest;
 use super::params::Params;
-use super::path::Id;
-use super::problem::{Problem, unknown_route};
+use super::path::{Id, Ids};
+use super::problem::Problem;
 use super::scope::{self, Columns};
 use crate::authz::action::{CreateRole, DeleteRole, EditRole, ViewRole};
 use crate::authz::grant::{Granted, grant};
@@ -224,6 +223,7 @@ pub(crate) const LIMITS: &[Described] = &[described::<Change>()];
 async fn update(mut caller: Caller, Id(id): Id<RoleId>, Body(change): Body<Change>) -> Result<Json<Role>, Problem> {
     let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
+    check_lasting(&caller, &record, &target)?;
     let permit = caller.permit::<EditRole>(id, &target)?;
     let organization = owner(&record)?;
     if let Some(name) = &change.name {
@@ -252,6 +252,7 @@ async fn update(mut caller: Caller, Id(id): Id<RoleId>, Body(change): Body<Chang
 async fn remove(mut caller: Caller, params: Params, Id(id): Id<RoleId>) -> Result<Json<Message>, Problem> {
     let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
+    check_lasting(&caller, &record, &target)?;
     let permit = caller.permit::<DeleteRole>(id, &target)?;
     owner(&record)?;
     let users = store::role_users(caller.tx.conn(), id).await?;
@@ -287,7 +288,7 @@ async fn rules(mut caller: Caller, Id(id): Id<RoleId>) -> Result<Json<Vec<Rule>>
 )]
 async fn rule_add(
     caller: Caller,
-    Path((id, rule)): Path<(String, String)>,
+    Ids(id, rule): Ids<RoleId, RuleId>,
 ) -> Result<(StatusCode, Json<Vec<Rule>>), Problem> {
     Ok((StatusCode::CREATED, change_rule(caller, id, rule, true).await?))
 }
@@ -298,17 +299,15 @@ async fn rule_add(
     responses((status = 200, body = Vec<Rule>)),
     security(("user" = [])),
 )]
-async fn rule_remove(caller: Caller, Path((id, rule)): Path<(String, String)>) -> Result<Json<Vec<Rule>>, Problem> {
-    change_rule(caller, &id, &rule, false).await
+async fn rule_remove(caller: Caller, Ids(id, rule): Ids<RoleId, RuleId>) -> Result<Json<Vec<Rule>>, Problem> {
+    change_rule(caller, id, rule, false).await
 }
 
-#[tracing::instrument(name = "http.role.change_rule", skip(caller))]
-async fn change_rule(mut caller: Caller, id: &str, rule: &str, belongs: bool) -> Result<Json<Vec<Rule>>, Problem> {
-    let (Ok(id), Ok(rule)) = (id.parse::<RoleId>(), rule.parse::<RuleId>()) else {
-        return Err(unknown_route().await);
-    };
+#[tracing::instrument(name = "http.role.change_rule", skip_all, fields(role.id = %id, rule.id = %rule))]
+async fn change_rule(mut caller: Caller, id: RoleId, rule: RuleId, belongs: bool) -> Result<Json<Vec<Rule>>, Problem> {
     let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
+    check_lasting(&caller, &record, &target)?;
     let permit = caller.permit::<EditRole>(id, &target)?;
     owner(&record)?;
     let Some(known) = rule::rule(rule) else {
@@ -350,6 +349,14 @@ fn owner(record: &RoleRecord) -> Result<OrganizationId, Problem> {
             let text = format!("Role id={} is a default role: it cannot be changed or deleted", record.id);
             Err(Problem::bad_request("built_in_role", text))
         }
+    }
+}
+
+/// Tells whoever may see a built-in role that it stays as it is, whatever else they may do.
+fn check_lasting(caller: &Caller, record: &RoleRecord, target: &Target) -> Result<(), Problem> {
+    match caller.permit::<ViewRole>(record.id, target) {
+        Ok(_) => owner(record).map(drop),
+        Err(_) => Ok(()),
     }
 }
 

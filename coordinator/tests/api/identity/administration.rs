@@ -257,6 +257,20 @@ async fn a_role_is_its_organizations_and_built_in_ones_stay() {
     federation.post(root, "/role", json!({"name": "researcher", "rules": []})).await.expect(400);
     federation.patch(root, "/role/5", json!({"rules": []})).await.expect(400);
     federation.delete(root, "/role/5").await.expect(400);
+    // So it is told to whoever may see it; others are told that they may not.
+    federation.add_user("admin", 2, &[6]).await;
+    federation.add_user("guest", 2, &[]).await;
+    for (name, status) in [("admin", 400), ("guest", 401)] {
+        let token = federation.log_in(name).await;
+        federation.patch(&token, "/role/5", json!({"rules": []})).await.expect(status);
+        federation.delete(&token, "/role/5").await.expect(status);
+        federation.post(&token, "/role/5/rule/1", json!({})).await.expect(status);
+        federation.delete(&token, "/role/5/rule/1").await.expect(status);
+    }
+    for path in ["/role/%ff/rule/1", "/role/5/rule/%ff", "/role/x/rule/1"] {
+        assert_eq!(federation.post(root, path, json!({})).await.expect(404)["code"], "unknown_route");
+        assert_eq!(federation.delete(root, path).await.expect(404)["code"], "unknown_route");
+    }
     let user = federation.add_user("somebody", 2, &[id(&role)]).await;
     federation.delete(root, &path).await.expect(400);
     federation.delete(root, &format!("{path}?delete_dependents=true")).await.expect(200);
