@@ -22,6 +22,7 @@ use crate::house::House;
 use crate::http::organization::key_record;
 use crate::http::user::{check_email, check_username};
 use crate::print::{self, optional};
+use crate::store::node::NewApiKey;
 use crate::store::operator as find;
 use crate::store::page::PageRequest;
 use crate::store::user::{Rights, UserDetails};
@@ -198,7 +199,7 @@ async fn user(house: &House, verb: UserVerb, json: bool) -> anyhow::Result<()> {
         UserVerb::ResetTwoFactor { username } => {
             let mut tx = house.store.write().await?;
             let id = find_user(&mut tx, &username).await?;
-            store::operator::second_factor_forget(&mut tx, id).await?;
+            store::operator::second_factor_forget(&mut tx, id, house.now).await?;
             tx.commit().await?;
             say(&format!("the next log-in of user `{username}` sets up a second factor"));
             Ok(())
@@ -289,9 +290,12 @@ async fn user_create(
     }
     let records = store::role::role_all(tx.conn(), &ids).await?;
     let by_roles = records.iter().fold(RuleSet::EMPTY, |all, role| all.union(role.rules));
-    let rights =
-        Rights { roles: grant_roles(&actor, by_roles, ids)?, rules: grant(&actor, RuleSet::EMPTY, RuleSet::EMPTY)? };
-    let permit = decide::<CreateUser>(&actor, organization_id, &Target::organization(organization_id, []))?;
+    let target = Target::organization(organization_id, []);
+    let rights = Rights {
+        roles: grant_roles(&actor, &target, by_roles, ids)?,
+        rules: grant(&actor, &target, RuleSet::EMPTY, RuleSet::EMPTY)?,
+    };
+    let permit = decide::<CreateUser>(&actor, organization_id, &target)?;
     let details = UserDetails { username: username.to_owned(), firstname: None, lastname: None, email };
     store::user::user_insert(&mut tx, permit, &details, &hash, &rights).await?;
     tx.commit().await?;
@@ -309,7 +313,7 @@ async fn reset_password(house: &House, username: &str, flags: &PasswordFlags, js
     let id = find_user(&mut tx, username).await?;
     let target = Target::anywhere().owned_by(Some(id));
     let permit = decide::<ChangePassword>(&operator(Some(id)), id, &target)?;
-    store::user::password_replace(&mut tx, permit, &hash).await?;
+    store::user::password_replace(&mut tx, permit, &hash, None, house.now).await?;
     store::operator::user_unlock(&mut tx, id).await?;
     tx.commit().await?;
     say(&format!("user `{username}` has another password"));
@@ -327,7 +331,12 @@ async fn user_delete(house: &House, username: &str, dependents: bool, yes: bool)
         found.join(", ")
     );
     let permit = decide::<DeleteUser>(&operator(None), id, &Target::anywhere())?;
+    let rooted = store::user::any_root(tx.conn()).await?;
     store::user::user_delete(&mut tx, permit, house.now).await?;
+    anyhow::ensure!(
+        !rooted || store::user::any_root(tx.conn()).await?,
+        "user `{username}` is the last with every right\nhint: make another user with the role Root first"
+    );
     tx.commit().await?;
     say(&format!("user `{username}` deleted"));
     Ok(())
@@ -381,7 +390,8 @@ async fn new_key(house: &House, name: &str, key_file: Option<&Path>, json: bool)
     let id = id.ok_or_else(|| NotFound { noun: "node", name: name.into() })?;
     let permit = decide::<EditNode>(&operator(None), id, &Target::anywhere())?;
     let key = secret::new_key().to_string();
-    store::node::api_key_replace(&mut tx, permit, &secret::hash(&key)).await?;
+    let hash = secret::hash(&key);
+    store::node::api_key_replace(&mut tx, permit, NewApiKey::of_operator(&hash), house.now).await?;
     if let Some(path) = key_file {
         anyhow::ensure!(!path.exists(), "`{}` is there already", path.display());
         files::write_private(path, format!("{key}\n").as_bytes())?;

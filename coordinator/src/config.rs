@@ -196,7 +196,7 @@ pub struct RootConfig {
     pub password: Option<Secret>,
     /// A file that holds it.
     pub password_file: Option<PathBuf>,
-    /// Its hash, by argon2id (`$argon2id$…`) or bcrypt (`$2b$…`).
+    /// Its hash, by argon2id as made here (`$argon2id$v=19$m=19456,t=2,p=1$…`) or bcrypt (`$2b$…`, cost 4 to 12).
     pub password_hash: Option<Secret>,
     /// A file that holds the hash.
     pub password_hash_file: Option<PathBuf>,

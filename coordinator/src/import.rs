@@ -32,9 +32,10 @@ use crate::authz::{Action, Actor, Permit, Target, decide};
 use crate::config::{Config, Secret};
 use crate::files;
 use crate::house::House;
-use crate::http::body::check_name;
+use crate::http::body::{check_name, check_printable};
 use crate::limits::{self, Bounded, NAME};
 use crate::store::algorithm_store::NewLink;
+use crate::store::node::NewApiKey;
 use crate::store::operator as find;
 use crate::store::organization::{NewKey, OrganizationDetails};
 use crate::store::user::{Rights, UserDetails};
@@ -302,8 +303,9 @@ impl Import<'_> {
         description: Option<&str>,
         rules: RuleSet,
     ) -> anyhow::Result<RoleId> {
-        let permit = self.permit::<CreateRole>(organization, &Target::organization(organization, []))?;
-        let rules = grant(&self.actor, RuleSet::EMPTY, rules)?;
+        let target = Target::organization(organization, []);
+        let permit = self.permit::<CreateRole>(organization, &target)?;
+        let rules = grant(&self.actor, &target, RuleSet::EMPTY, rules)?;
         let id = store::role::role_insert(self.tx, permit, name, description, rules).await?;
         self.note(Outcome::Created, "role", name);
         Ok(id)
@@ -317,13 +319,17 @@ impl Import<'_> {
         }
         check("username", name)?;
         check_lengths(given)?;
+        for (field, text) in [("firstname", &given.firstname), ("lastname", &given.lastname)] {
+            let is_plain = check_printable(field, text.as_deref().unwrap_or_default()).is_ok();
+            ensure!(is_plain, "`{field}` is refused: it has control characters");
+        }
         let email = given.email.as_deref().filter(|email| !email.is_empty());
         if store::user::user_names_taken(self.tx.conn(), name, email, None).await?.is_some() {
             bail!("another user has the same `email`");
         }
         let hash = match &given.password_hash {
             Some(hash) => {
-                check_hash(hash.reveal()).context("`password_hash` is no hash by bcrypt or argon2id")?;
+                check_hash(hash.reveal()).context("`password_hash` is refused")?;
                 hash.reveal().to_owned()
             }
             // Somebody may have removed the user since the hashes were made.
@@ -333,9 +339,10 @@ impl Import<'_> {
         let own = rules(&given.rules)?;
         let records = store::role::role_all(self.tx.conn(), &roles).await?;
         let by_roles = records.iter().fold(RuleSet::EMPTY, |all, role| all.union(role.rules));
+        let target = Target::organization(organization, []);
         let rights = Rights {
-            roles: grant_roles(&self.actor, by_roles, roles)?,
-            rules: grant(&self.actor, RuleSet::EMPTY, own)?,
+            roles: grant_roles(&self.actor, &target, by_roles, roles)?,
+            rules: grant(&self.actor, &target, RuleSet::EMPTY, own)?,
         };
         let details = UserDetails {
             username: name.clone(),
@@ -343,7 +350,7 @@ impl Import<'_> {
             lastname: given.lastname.clone(),
             email: email.map(ToOwned::to_owned),
         };
-        let permit = self.permit::<CreateUser>(organization, &Target::organization(organization, []))?;
+        let permit = self.permit::<CreateUser>(organization, &target)?;
         store::user::user_insert(self.tx, permit, &details, &hash, &rights).await?;
         self.note(Outcome::Created, "user", name);
         Ok(())
@@ -464,7 +471,7 @@ impl Import<'_> {
         ensure!(taken.is_none(), "another node has the same `api_key`");
         let target = Target::organization_in(organization, collaboration);
         let permit = self.permit::<CreateNode>((collaboration, organization), &target)?;
-        store::node::node_insert(self.tx, permit, &name, &hash).await?;
+        store::node::node_insert(self.tx, permit, &name, NewApiKey::of_operator(&hash)).await?;
         if is_made {
             self.keys.push((self.report.lines.len(), key));
         }
@@ -541,6 +548,10 @@ fn check_lengths(given: &impl Bounded) -> anyhow::Result<()> {
 /// Checks a name as the interface does.
 fn check(field: &str, name: &str) -> anyhow::Result<()> {
     check_name(field, name).map_err(|_| {
-        anyhow::anyhow!("`{field}` is refused: {} to {} characters are needed, not only digits", NAME.min, NAME.max)
+        anyhow::anyhow!(
+            "`{field}` is refused: {} to {} characters are needed, not only digits, no control characters",
+            NAME.min,
+            NAME.max
+        )
     })
 }

@@ -49,6 +49,9 @@ impl Limit {
     }
 }
 
+/// What is said of a name with control characters.
+pub(crate) const CONTROL_CHARACTERS: &str = "Control characters, such as line breaks, are not allowed.";
+
 /// What texts are to be like that are looked for.
 pub(crate) const PATTERN: Limit = Limit::up_to(1024);
 /// The most that a page holds.

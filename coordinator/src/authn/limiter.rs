@@ -53,10 +53,11 @@ impl Key {
         })
     }
 
-    /// The key of an account, by whatever name it is asked for.
+    /// The key of an account, by whatever name it is asked for. Mail addresses are looked up in either case, so case
+    /// makes no other account.
     pub(crate) fn account(name: &str) -> Self {
         let mut key = [0; 16];
-        key.copy_from_slice(&super::secret::digest(name)[..16]);
+        key.copy_from_slice(&super::secret::digest(&name.to_lowercase())[..16]);
         Self::Account(key)
     }
 }
@@ -217,6 +218,12 @@ mod tests {
             limiter.forgive(&keys, START);
         }
         assert!(limiter.settled.is_empty());
+    }
+
+    #[test]
+    fn an_account_is_the_same_in_upper_and_lower_case() {
+        assert_eq!(Key::account("Ada@Example.org"), Key::account("ada@example.org"));
+        assert_ne!(Key::account("ada"), Key::account("eve"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! has them, are accepted until their users log in.
 
 use std::fmt;
+use std::ops::{Range, RangeInclusive};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -67,25 +68,46 @@ pub fn check_policy(password: &str) -> Result<(), WeakPassword> {
 
 /// Why a hash is not taken in place of a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it is no hash by argon2id (`$argon2id$…`) or bcrypt (`$2b$…`, cost up to {MAX_BCRYPT_COST})")]
+#[error(
+    "it is no hash by bcrypt (`$2b$…`, cost {min} to {max}) or by argon2id as it is made here \
+     (`$argon2id$v=19$m={STANDARD_BLOCKS},t={STANDARD_PASSES},p={STANDARD_LANES}$…`): give a new password instead",
+    min = TAKEN_BCRYPT_COSTS.start(),
+    max = TAKEN_BCRYPT_COSTS.end()
+)]
 pub struct InvalidHash;
 
 /// Checks a hash that was made elsewhere.
 ///
+/// One by argon2id has to cost what ours do, as memory, passes and lanes all show in the time that a check takes. Those
+/// by bcrypt are few and small enough for every log-in to do their work too.
+///
 /// # Errors
-/// When it is none that could be checked against later.
+/// When it is none that could be checked against later, or one whose account would tell itself by its time.
 pub fn check_hash(hash: &str) -> Result<(), InvalidHash> {
     let valid = if is_bcrypt(hash) {
-        HashParts::from_str(hash).is_ok_and(|parts| (4..=MAX_BCRYPT_COST).contains(&parts.get_cost()))
+        bcrypt_cost(hash).is_some_and(|cost| TAKEN_BCRYPT_COSTS.contains(&cost))
     } else {
-        PasswordHash::new(hash).is_ok_and(|hash| hash.algorithm.as_str() == "argon2id" && hash.hash.is_some())
+        params_of(hash).is_some_and(|params| {
+            (params.m_cost(), params.t_cost(), params.p_cost()) == (STANDARD_BLOCKS, STANDARD_PASSES, STANDARD_LANES)
+        })
     };
     if valid { Ok(()) } else { Err(InvalidHash) }
 }
 
-/// Whether a hash is bcrypt's, and so to be replaced once its password is known.
-pub(crate) fn is_bcrypt(hash: &str) -> bool {
+fn is_bcrypt(hash: &str) -> bool {
     hash.starts_with("$2")
+}
+
+/// The cost of a hash by bcrypt that can be checked.
+fn bcrypt_cost(hash: &str) -> Option<u32> {
+    HashParts::from_str(hash).ok().map(|parts| parts.get_cost()).filter(|cost| *cost <= MAX_BCRYPT_COST)
+}
+
+/// What a hash by argon2id costs.
+fn params_of(hash: &str) -> Option<Params> {
+    let hash = PasswordHash::new(hash).ok()?;
+    let is_whole = hash.algorithm == Algorithm::Argon2id.ident() && hash.salt.is_some() && hash.hash.is_some();
+    is_whole.then(|| Params::try_from(&hash).ok()).flatten()
 }
 
 /// What a password is checked against.
@@ -93,9 +115,9 @@ pub(crate) fn is_bcrypt(hash: &str) -> bool {
 pub(crate) struct Reference {
     /// The account's hash, if there is the account.
     pub(crate) hash: Option<String>,
-    /// A bcrypt hash of any account, while there is one. Then every check does the work of both kinds, so that its
-    /// time does not tell which accounts have an old hash, or exist.
-    pub(crate) any_bcrypt: Option<String>,
+    /// The costliest bcrypt hash of any account, while there is one. Then every check does the work of both kinds, so
+    /// that its time does not tell which accounts have an old hash, or exist.
+    pub(crate) costliest_bcrypt: Option<String>,
 }
 
 impl fmt::Debug for Reference {
@@ -104,7 +126,10 @@ impl fmt::Debug for Reference {
     }
 }
 
-/// More would keep a processor busy for many seconds; stock servers use 12.
+/// The costs of bcrypt that are taken from elsewhere: from the least there is to that of stock servers. Whatever is taken
+/// every log-in pays for.
+const TAKEN_BCRYPT_COSTS: RangeInclusive<u32> = 4..=12;
+/// The costs that are checked. More would keep a processor busy for many seconds; earlier releases took as much.
 const MAX_BCRYPT_COST: u32 = 16;
 
 /// What a hash costs.
@@ -121,6 +146,8 @@ const MAX_THREADS: usize = 4;
 
 /// What our hashes take, in blocks of 1 KiB. A thread keeps no more; hashes that take more may have been imported.
 const STANDARD_BLOCKS: u32 = 19 * 1024;
+const STANDARD_PASSES: u32 = 2;
+const STANDARD_LANES: u32 = 1;
 
 /// The error of hashing: the machine's random source, memory or threads failed.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +170,7 @@ impl Hasher {
     /// When the machine's random source fails, or it has no thread to spare.
     pub fn new(cost: Cost) -> Result<Self, HashError> {
         let params = match cost {
-            Cost::Standard => Params::new(STANDARD_BLOCKS, 2, 1, None),
+            Cost::Standard => Params::new(STANDARD_BLOCKS, STANDARD_PASSES, STANDARD_LANES, None),
             Cost::Minimal => Params::new(Params::MIN_M_COST, Params::MIN_T_COST, Params::MIN_P_COST, None),
         }
         .map_err(|error| HashError(error.to_string()))?;
@@ -159,6 +186,14 @@ impl Hasher {
     pub async fn hash(&self, password: String) -> Result<String, HashError> {
         let argon2 = self.argon2.clone();
         self.workshop.work(move |memory| hash_now(&argon2, &password, memory)).await?
+    }
+
+    /// Whether a hash is like those that are made here, and not to be replaced once its password is known.
+    pub(crate) fn is_ours(&self, hash: &str) -> bool {
+        let ours = self.argon2.params();
+        params_of(hash).is_some_and(|params| {
+            (params.m_cost(), params.t_cost(), params.p_cost()) == (ours.m_cost(), ours.t_cost(), ours.p_cost())
+        })
     }
 
     /// Whether the password is the one that was hashed. Without a hash the answer is no, after the same work.
@@ -230,7 +265,11 @@ fn verify_now(password: &str, reference: &Reference, decoy: &str, memory: &mut M
         hash => (hash, None),
     };
     let by_argon2 = matches_argon2(password, argon2.unwrap_or(decoy), memory).unwrap_or_else(|_| unreadable());
-    let by_bcrypt = bcrypt.or(reference.any_bcrypt.as_deref()).is_some_and(|hash| matches_bcrypt(password, hash));
+    let costliest = reference.costliest_bcrypt.as_deref();
+    let by_bcrypt = bcrypt.or(costliest).is_some_and(|hash| matches_bcrypt(password, hash));
+    for cost in rest(bcrypt.and_then(bcrypt_cost), costliest.and_then(bcrypt_cost)) {
+        drop(bcrypt::hash_with_salt(password, cost, [0; 16]));
+    }
     (argon2.is_some() && by_argon2) || (bcrypt.is_some() && by_bcrypt)
 }
 
@@ -262,10 +301,19 @@ fn output(
     hashed.map(|()| out)
 }
 
+/// The costs of what is to be hashed besides, so that a hash takes as long as the costliest: each is double the one
+/// before it.
+fn rest(own: Option<u32>, costliest: Option<u32>) -> Range<u32> {
+    match (own, costliest) {
+        (Some(own), Some(costliest)) => own..costliest,
+        (Some(_) | None, _) => 0..0,
+    }
+}
+
 fn matches_bcrypt(password: &str, hash: &str) -> bool {
-    match check_hash(hash) {
-        Ok(()) => bcrypt::verify(password, hash).unwrap_or(false),
-        Err(_) => unreadable(),
+    match bcrypt_cost(hash) {
+        Some(_) => bcrypt::verify(password, hash).unwrap_or(false),
+        None => unreadable(),
     }
 }
 
@@ -325,7 +373,7 @@ mod tests {
     }
 
     fn against(hash: &str) -> Reference {
-        Reference { hash: Some(hash.into()), any_bcrypt: None }
+        Reference { hash: Some(hash.into()), costliest_bcrypt: None }
     }
 
     #[tokio::test]
@@ -333,7 +381,7 @@ mod tests {
         let hasher = Hasher::new(Cost::Minimal).unwrap();
         let hash = hasher.hash("Aa1!aaaa".into()).await.unwrap();
         assert!(hash.starts_with("$argon2id$"));
-        assert_eq!(check_hash(&hash), Ok(()));
+        assert!(hasher.is_ours(&hash));
         assert!(hasher.verify("Aa1!aaaa".into(), against(&hash)).await.unwrap());
         assert!(!hasher.verify("Aa1!aaab".into(), against(&hash)).await.unwrap());
         assert!(!hasher.verify("Aa1!aaaa".into(), Reference::default()).await.unwrap());
@@ -351,7 +399,32 @@ mod tests {
             let theirs = argon2.hash_password(b"Aa1!aaaa").unwrap().to_string();
             assert!(hasher.verify("Aa1!aaaa".into(), against(&theirs)).await.unwrap(), "{theirs}");
             assert!(!hasher.verify("Aa1!aaab".into(), against(&theirs)).await.unwrap(), "{theirs}");
+            // What costs another time than ours is not taken, and what was taken earlier is replaced.
+            let is_alike = (memory, passes, lanes) == (STANDARD_BLOCKS, STANDARD_PASSES, STANDARD_LANES);
+            assert_eq!((check_hash(&theirs).is_ok(), hasher.is_ours(&theirs)), (is_alike, is_alike), "{theirs}");
         }
+    }
+
+    #[test]
+    fn hashes_by_bcrypt_are_taken_up_to_the_cost_of_stock_servers() {
+        for (cost, is_taken) in [(4, true), (12, true), (13, false), (16, false)] {
+            let hash = format!("$2b${cost:02}$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW");
+            assert_eq!(check_hash(&hash).is_ok(), is_taken, "{hash}");
+            // Earlier releases took these: their users still get in.
+            assert_eq!(bcrypt_cost(&hash), Some(cost));
+        }
+        let why = InvalidHash.to_string();
+        assert!(why.contains("cost 4 to 12") && why.contains("m=19456,t=2,p=1"), "{why}");
+    }
+
+    #[test]
+    fn every_account_costs_as_much_as_the_costliest() {
+        let work = |costs: Range<u32>| costs.map(|cost| 1_u64 << cost).sum::<u64>();
+        for own in 4..=MAX_BCRYPT_COST {
+            assert_eq!((1 << own) + work(rest(Some(own), Some(MAX_BCRYPT_COST))), 1 << MAX_BCRYPT_COST);
+        }
+        // Who has none is checked against the costliest itself.
+        assert_eq!(work(rest(None, Some(12))), 0);
     }
 
     #[tokio::test]
@@ -366,7 +439,7 @@ mod tests {
             assert!(!hasher.verify("U*V".into(), against(&hash)).await.unwrap(), "{prefix}");
         }
         // The hash that is there for its work lets nobody in.
-        let other = Reference { hash: None, any_bcrypt: Some(known.into()) };
+        let other = Reference { hash: None, costliest_bcrypt: Some(known.into()) };
         assert!(!hasher.verify("U*U".into(), other).await.unwrap());
     }
 

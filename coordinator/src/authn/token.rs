@@ -93,6 +93,17 @@ pub enum Subject {
     Container(ContainerSubject),
 }
 
+/// An access token that was checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Access {
+    /// Who it speaks for.
+    pub subject: Subject,
+    /// When it was issued, in seconds since 1970.
+    pub issued_at: i64,
+    /// The family of refresh tokens it belongs to, which is the log-in it goes back to. A container's has none.
+    pub family: Option<String>,
+}
+
 /// A refresh token, to be handed out and to be remembered.
 #[derive(Clone)]
 pub struct RefreshToken {
@@ -125,6 +136,8 @@ struct Claims {
     exp: Option<i64>,
     jti: String,
     csrf: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    family: Option<String>,
 }
 
 /// Issues and checks tokens.
@@ -148,17 +161,18 @@ impl Tokens {
         }
     }
 
-    /// A token with which a user or node may ask.
+    /// A token with which a user or node may ask, of a family of refresh tokens.
     #[must_use]
-    pub fn access(&self, kind: ClientType, id: i64, roles: Vec<String>, now: Time) -> String {
-        self.encode(Type::Access, kind, id.into(), roles, Some(self.access_for), &Uuid::new_v4().to_string(), now)
+    pub fn access(&self, kind: ClientType, id: i64, roles: Vec<String>, family: &str, now: Time) -> String {
+        let (token_id, family) = (Uuid::new_v4().to_string(), Some(family.to_owned()));
+        self.encode(Type::Access, kind, id.into(), roles, family, Some(self.access_for), &token_id, now)
     }
 
     /// A token that is good for one more pair of tokens.
     #[must_use]
     pub fn refresh(&self, kind: ClientType, id: i64, roles: Vec<String>, now: Time) -> RefreshToken {
         let token_id = super::secret::new_key().to_string();
-        let text = self.encode(Type::Refresh, kind, id.into(), roles, Some(self.refresh_for), &token_id, now);
+        let text = self.encode(Type::Refresh, kind, id.into(), roles, None, Some(self.refresh_for), &token_id, now);
         RefreshToken { text, id: token_id, expires_at: now.plus(self.refresh_for) }
     }
 
@@ -167,7 +181,7 @@ impl Tokens {
     pub fn container(&self, subject: &ContainerSubject, now: Time) -> String {
         let subject = serde_json::to_value(subject).expect("a subject has text keys only");
         let id = Uuid::new_v4().to_string();
-        self.encode(Type::Access, ClientType::Container, subject, Vec::new(), None, &id, now)
+        self.encode(Type::Access, ClientType::Container, subject, Vec::new(), None, None, &id, now)
     }
 
     /// A token for somebody whom the user does not have to trust: it tells whose it is, for a few minutes.
@@ -175,19 +189,19 @@ impl Tokens {
     pub fn introduction(&self, user: UserId, now: Time) -> String {
         let id = Uuid::new_v4().to_string();
         let subject = user.get().into();
-        self.encode(Type::Introduction, ClientType::User, subject, Vec::new(), Some(INTRODUCTION_FOR), &id, now)
+        self.encode(Type::Introduction, ClientType::User, subject, Vec::new(), None, Some(INTRODUCTION_FOR), &id, now)
     }
 
     /// Who an access token speaks for.
     ///
     /// # Errors
     /// When it is no access token of ours, or too old.
-    pub fn verify_access(&self, token: &str, now: Time) -> Result<Subject, TokenError> {
+    pub fn verify_access(&self, token: &str, now: Time) -> Result<Access, TokenError> {
         let claims = self.decode(token, now)?;
         match claims.kind {
             Type::Refresh => Err(TokenError::Refresh),
             Type::Introduction => Err(TokenError::Introduction),
-            Type::Access => subject(&claims),
+            Type::Access => access(claims),
         }
     }
 
@@ -195,11 +209,11 @@ impl Tokens {
     ///
     /// # Errors
     /// When it is neither, not ours, or too old.
-    pub fn verify_introduction(&self, token: &str, now: Time) -> Result<Subject, TokenError> {
+    pub fn verify_introduction(&self, token: &str, now: Time) -> Result<Access, TokenError> {
         let claims = self.decode(token, now)?;
         match claims.kind {
             Type::Refresh => Err(TokenError::Refresh),
-            Type::Introduction | Type::Access => subject(&claims),
+            Type::Introduction | Type::Access => access(claims),
         }
     }
 
@@ -222,6 +236,7 @@ impl Tokens {
         client_type: ClientType,
         sub: Value,
         roles: Vec<String>,
+        family: Option<String>,
         good_for: Option<Duration>,
         id: &str,
         now: Time,
@@ -237,6 +252,7 @@ impl Tokens {
             exp: good_for.map(|good_for| now.plus(good_for).seconds()),
             jti: id.to_owned(),
             csrf: Uuid::new_v4().to_string(),
+            family,
         };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding)
             .expect("claims are JSON and the key fits the algorithm")
@@ -264,6 +280,10 @@ impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tokens([redacted])")
     }
+}
+
+fn access(claims: Claims) -> Result<Access, TokenError> {
+    Ok(Access { subject: subject(&claims)?, issued_at: claims.iat, family: claims.family })
 }
 
 fn subject(claims: &Claims) -> Result<Subject, TokenError> {
@@ -295,7 +315,7 @@ mod tests {
 
     #[test]
     fn an_access_token_has_every_claim_of_the_contract() {
-        let token = tokens().access(ClientType::User, 7, vec!["Root".into()], START);
+        let token = tokens().access(ClientType::User, 7, vec!["Root".into()], "f", START);
         let header = BASE64URL_NOPAD.decode(token.split('.').next().unwrap().as_bytes()).unwrap();
         assert_eq!(
             serde_json::from_slice::<Value>(&header).unwrap(),
@@ -318,10 +338,12 @@ mod tests {
     #[test]
     fn a_token_is_refused_with_the_text_of_the_contract() {
         let tokens = tokens();
-        let access = tokens.access(ClientType::User, 7, vec![], START);
+        let access = tokens.access(ClientType::User, 7, vec![], "f", START);
         let refresh = tokens.refresh(ClientType::User, 7, vec![], START);
-        let other = Tokens::new(b"another", HOUR, HOUR).access(ClientType::User, 7, vec![], START);
-        assert_eq!(tokens.verify_access(&access, START), Ok(Subject::Entity(ClientType::User, 7)));
+        let other = Tokens::new(b"another", HOUR, HOUR).access(ClientType::User, 7, vec![], "f", START);
+        let subject = Subject::Entity(ClientType::User, 7);
+        let checked = Access { subject, issued_at: START.seconds(), family: Some("f".into()) };
+        assert_eq!(tokens.verify_access(&access, START), Ok(checked));
         assert_eq!(tokens.verify_access("x", START), Err(TokenError::Malformed));
         assert_eq!(tokens.verify_access(&other, START), Err(TokenError::Signature));
         assert_eq!(tokens.verify_access(&access, START.plus(6 * HOUR)), Err(TokenError::Expired));
@@ -335,19 +357,19 @@ mod tests {
         let tokens = tokens();
         let introduction = tokens.introduction(UserId::new(7), START);
         let user = Subject::Entity(ClientType::User, 7);
-        assert_eq!(tokens.verify_introduction(&introduction, START), Ok(user.clone()));
+        assert_eq!(tokens.verify_introduction(&introduction, START).unwrap().subject, user);
         assert_eq!(tokens.verify_introduction(&introduction, START.plus(INTRODUCTION_FOR)), Err(TokenError::Expired));
         assert_eq!(tokens.verify_access(&introduction, START), Err(TokenError::Introduction));
         assert_eq!(tokens.verify_refresh(&introduction, START).unwrap_err(), TokenError::NotRefresh);
-        let access = tokens.access(ClientType::User, 7, vec![], START);
-        assert_eq!(tokens.verify_introduction(&access, START), Ok(user));
+        let access = tokens.access(ClientType::User, 7, vec![], "f", START);
+        assert_eq!(tokens.verify_introduction(&access, START).unwrap().subject, user);
         let refresh = tokens.refresh(ClientType::User, 7, vec![], START);
         assert_eq!(tokens.verify_introduction(&refresh.text, START), Err(TokenError::Refresh));
     }
 
     #[test]
     fn an_unsigned_token_is_refused() {
-        let access = tokens().access(ClientType::User, 7, vec![], START);
+        let access = tokens().access(ClientType::User, 7, vec![], "f", START);
         let header = BASE64URL_NOPAD.encode(br#"{"alg":"none","typ":"JWT"}"#);
         let payload = access.split('.').nth(1).unwrap();
         assert!(tokens().verify_access(&format!("{header}.{payload}."), START).is_err());
@@ -371,6 +393,7 @@ mod tests {
         assert_eq!(claims["sub"]["study_id"], Value::Null);
         assert_eq!(claims["sub"]["client_type"], "container");
         assert!(claims.get("exp").is_none());
-        assert_eq!(tokens().verify_access(&token, START.plus(9000 * HOUR)), Ok(Subject::Container(subject)));
+        let checked = tokens().verify_access(&token, START.plus(9000 * HOUR)).unwrap();
+        assert_eq!((checked.subject, checked.family), (Subject::Container(subject), None));
     }
 }

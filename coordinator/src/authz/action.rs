@@ -45,6 +45,8 @@ pub(crate) enum Condition {
     TheNode,
     /// The caller is the run, or made it.
     TheRun,
+    /// There is no public key yet, or the caller is no node whose API key somebody was given who may not replace it.
+    OwnHands,
     /// It is one of the caller's roles.
     OwnRole,
     /// It is built in, and the caller sees the roles of the organization at least.
@@ -61,6 +63,10 @@ impl Condition {
             Self::NotMember => !target.organizations.contains(&actor.organization),
             Self::TheNode => actor.node().is_some() && target.node == actor.node(),
             Self::TheRun => actor.container().is_some_and(|container| target.run == Some(container.run)),
+            Self::OwnHands => match actor.who {
+                Who::Node { in_own_hands, .. } => in_own_hands || target.keyless,
+                Who::User { .. } | Who::Container(_) => true,
+            },
             Self::OwnRole => match (&actor.who, target.role) {
                 (Who::User { roles, .. }, Some(role)) => roles.contains(&role),
                 (Who::User { .. } | Who::Node { .. } | Who::Container(_), _) => false,
@@ -122,7 +128,7 @@ actions! {
     CreateOrganization(()) "create an organization": USER, rule Organization Create in ALL_SCOPES;
     EditOrganization(OrganizationId) "change an organization": DAEMONS, rule Organization Edit in ALL_SCOPES;
     ReplacePublicKey(OrganizationId) "replace an organization's public key":
-        DAEMONS, rule Organization Edit in ALL_SCOPES, besides [Member];
+        DAEMONS, rule Organization Edit in ALL_SCOPES, besides [Member, OwnHands];
     DeleteOrganization(OrganizationId) "delete an organization":
         USER, rule Organization Delete in ALL_SCOPES, besides [NotMember];
 

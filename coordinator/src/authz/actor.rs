@@ -44,6 +44,8 @@ pub(crate) enum Who {
         id: NodeId,
         /// Its collaboration.
         collaboration: CollaborationId,
+        /// Whether its API key was handed to a member who may replace the organization's public key.
+        in_own_hands: bool,
     },
     /// An algorithm.
     Container(Container),

@@ -52,7 +52,7 @@ fn targets() -> [(char, Target); 6] {
 
 fn actor(role: &BuiltInRole) -> Actor {
     let who = match role.name {
-        "node" => Who::Node { id: NodeId::new(ME), collaboration: MINE },
+        "node" => Who::Node { id: NodeId::new(ME), collaboration: MINE, in_own_hands: true },
         "container" => Who::Container(Container {
             run: RunId::new(ME),
             task: TaskId::new(1),

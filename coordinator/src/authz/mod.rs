@@ -21,8 +21,9 @@ pub(crate) mod target;
 pub(crate) use action::Action;
 use action::{Condition, Requirement};
 pub(crate) use actor::{Actor, Kind};
-use rule::{Operation, Resource, Scope};
+use rule::{Operation, Resource, Rule, Scope};
 pub(crate) use target::Target;
+use twinmesh_protocol::id::OrganizationId;
 
 /// Proof that an action on a subject was allowed. Only [`decide`] makes one.
 #[derive(Debug)]
@@ -52,11 +53,13 @@ pub(crate) enum Denied {
         /// What was asked.
         action: &'static str,
     },
-    /// A rule would be given or taken that the caller does not hold.
-    #[error("rule {rule} is not the caller's to give or take")]
+    /// A rule would be given or taken that the caller does not hold, or not as far.
+    #[error("rule {} is not the caller's to give or take", rule.id)]
     Grant {
         /// The first such rule.
-        rule: i64,
+        rule: &'static Rule,
+        /// The organization of which its holder is, if that is not the caller's own.
+        elsewhere: Option<OrganizationId>,
     },
 }
 

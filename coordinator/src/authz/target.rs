@@ -19,6 +19,8 @@ pub(crate) struct Target {
     pub(crate) role: Option<RoleId>,
     /// Whether it is built in.
     pub(crate) built_in: bool,
+    /// Whether it is an organization without a public key.
+    pub(crate) keyless: bool,
 }
 
 impl Target {

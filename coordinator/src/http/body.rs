@@ -100,7 +100,8 @@ bounded!(IdBody as "Id" {
 });
 pub(crate) const LIMITS: &[Described] = &[described::<IdBody>()];
 
-/// Checks a name: neither too long nor only digits (contract A.7).
+/// Checks a name: neither too long nor only digits (contract A.7), and without line breaks and the like, which would make
+/// lines of their own in logs.
 pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Problem> {
     check_length(field, name, limits::NAME)?;
     if name.trim().is_empty() {
@@ -108,6 +109,14 @@ pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Problem> {
     }
     if name.chars().all(|c| c.is_ascii_digit()) {
         return Err(Problem::field(field, "Name cannot be a number."));
+    }
+    check_printable(field, name)
+}
+
+/// Refuses a text with control characters.
+pub(crate) fn check_printable(field: &str, text: &str) -> Result<(), Problem> {
+    if text.contains(char::is_control) {
+        return Err(Problem::field(field, limits::CONTROL_CHARACTERS));
     }
     Ok(())
 }

@@ -8,8 +8,9 @@ use twinmesh_protocol::time::Time;
 
 use super::AppState;
 use super::problem::Problem;
-use crate::authn::token::{ClientType, Subject, TokenError};
+use crate::authn::token::{Access, ClientType, Subject, TokenError};
 use crate::authz::{self, Action, Actor, Permit, Reach, Target};
+use crate::store::identity::Bearer;
 use crate::store::{self, Tx};
 
 /// Somebody who proved who they are, and the transaction in which they are answered: one that writes unless the
@@ -56,7 +57,7 @@ impl FromRequestParts<AppState> for Caller {
 /// Somebody with a valid token, before anything was read: for handlers that wait or compute before they ask.
 #[derive(Debug)]
 pub(crate) struct Visitor {
-    subject: Subject,
+    access: Access,
     pub(crate) now: Time,
     pub(crate) state: AppState,
 }
@@ -65,16 +66,21 @@ impl Visitor {
     /// Somebody whom a store was introduced to, or who asks for themselves.
     pub(crate) fn introduced(parts: &Parts, state: &AppState) -> Result<Self, Problem> {
         let now = state.now();
-        let subject = state.tokens().verify_introduction(bearer(parts)?, now)?;
-        Ok(Self { subject, now, state: state.clone() })
+        let access = state.tokens().verify_introduction(bearer(parts)?, now)?;
+        Ok(Self { access, now, state: state.clone() })
     }
 
     /// Who, if it is a user.
     pub(crate) fn user(&self) -> Option<UserId> {
-        match self.subject {
+        match self.access.subject {
             Subject::Entity(ClientType::User, id) => Some(UserId::new(id)),
             Subject::Entity(ClientType::Node | ClientType::Container, _) | Subject::Container(_) => None,
         }
+    }
+
+    /// The family of refresh tokens to which the caller's token belongs.
+    pub(crate) fn family(&self) -> Option<&str> {
+        self.access.family.as_deref()
     }
 
     /// Begins to read, with what the caller may do at this moment.
@@ -88,9 +94,11 @@ impl Visitor {
     }
 
     async fn begin(&self, mut tx: Tx) -> Result<Caller, Problem> {
-        let actor = store::identity::actor_fetch(tx.conn(), &self.subject)
-            .await?
-            .ok_or_else(|| Problem::unauthorized("token_owner_gone", "The owner of this token is gone"))?;
+        let actor = match store::identity::bearer_fetch(tx.conn(), &self.access).await? {
+            Bearer::Known(actor) => actor,
+            Bearer::LoggedOut => return Err(Problem::unauthorized("token_ended", "Token has been revoked")),
+            Bearer::Gone => return Err(Problem::unauthorized("token_owner_gone", "The owner of this token is gone")),
+        };
         self.state.saw(&actor, self.now);
         Ok(Caller { actor, tx, now: self.now, state: self.state.clone() })
     }
@@ -101,8 +109,8 @@ impl FromRequestParts<AppState> for Visitor {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
         let now = state.now();
-        let subject = state.tokens().verify_access(bearer(parts)?, now)?;
-        Ok(Self { subject, now, state: state.clone() })
+        let access = state.tokens().verify_access(bearer(parts)?, now)?;
+        Ok(Self { access, now, state: state.clone() })
     }
 }
 

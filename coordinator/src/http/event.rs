@@ -164,7 +164,7 @@ async fn look_again(visitor: &Visitor) -> Result<Audience, Problem> {
 fn audience_of(actor: Actor) -> Result<Audience, Problem> {
     let organization = actor.organization;
     match actor.who {
-        Who::Node { id, collaboration } => Ok(Audience::Node { id, organization, collaboration }),
+        Who::Node { id, collaboration, .. } => Ok(Audience::Node { id, organization, collaboration }),
         // Without a rule, what the own organization asked for remains.
         Who::User { .. } => {
             let reach = reach::<FollowEvents>(&actor).ok();

@@ -5,7 +5,7 @@ use twinmesh_protocol::time::Time;
 
 use super::AppState;
 use super::problem::Problem;
-use crate::authn::password::{Reference, is_bcrypt};
+use crate::authn::password::Reference;
 use crate::authn::two_factor::{SharedSecret, Verdict};
 use crate::store::user::{self as store, Credentials, Login};
 use crate::store::{Store, StoreError, Tx};
@@ -54,18 +54,19 @@ pub(crate) async fn prove(
     now: Time,
 ) -> Result<Proof, Problem> {
     for _ in 0..MAX_TURNS {
-        let (known, any_bcrypt) = {
+        let (known, costliest_bcrypt) = {
             let mut tx = state.store().read().await?;
-            (store::credentials_fetch(tx.conn(), login).await?, store::any_bcrypt(tx.conn()).await?)
+            (store::credentials_fetch(tx.conn(), login).await?, store::costliest_bcrypt(tx.conn()).await?)
         };
         let hash = known.as_ref().map(|known| known.password_hash.clone());
-        let reference = Reference { hash: hash.clone(), any_bcrypt };
+        let reference = Reference { hash: hash.clone(), costliest_bcrypt };
         let right = state.hasher().verify(password.to_owned(), reference).await?;
         // An account that is not there is tried like one that is.
         let id = known.map_or(UserId::new(0), |known| known.id);
         let checked = if right { hash } else { None };
         if let Some(proof) = conclude(state, id, checked.as_deref(), wanted, now).await? {
-            if let (Proof::Right { id, .. }, Some(old)) = (&proof, checked.filter(|hash| is_bcrypt(hash))) {
+            if let (Proof::Right { id, .. }, Some(old)) = (&proof, checked.filter(|hash| !state.hasher().is_ours(hash)))
+            {
                 rehash(state, *id, password.to_owned(), old);
             }
             return Ok(proof);

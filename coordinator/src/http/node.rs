@@ -29,7 +29,7 @@ use super::problem::Problem;
 use super::scope;
 use crate::authn::secret;
 use crate::authz::Target;
-use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails, ViewNode};
+use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails, ReplacePublicKey, ViewNode};
 use crate::limits::{self, Described, bounded, described};
 use crate::store::node as store;
 
@@ -138,7 +138,8 @@ async fn create(mut caller: Caller, Body(new): Body<NewNode>) -> Result<(StatusC
     check_name_free(&mut caller, &name, None).await?;
 
     let api_key = secret::new_key().to_string();
-    let id = store::node_insert(&mut caller.tx, permit, &name, &secret::hash(&api_key)).await?;
+    let new = store::NewApiKey { hash: &secret::hash(&api_key), in_own_hands: in_own_hands(&caller, &target) };
+    let id = store::node_insert(&mut caller.tx, permit, &name, new).await?;
     let record = find(&mut caller, id).await?;
     let answer = Node { api_key: Some(api_key), ..node(&caller.state, record) };
     caller.commit().await?;
@@ -291,10 +292,17 @@ async fn renew_api_key(mut caller: Caller, Body(body): Body<IdBody>) -> Result<J
         return Err(Problem::permission());
     }
     let api_key = secret::new_key().to_string();
-    store::api_key_replace(&mut caller.tx, permit, &secret::hash(&api_key)).await?;
+    let target = target(&record);
+    let new = store::NewApiKey { hash: &secret::hash(&api_key), in_own_hands: in_own_hands(&caller, &target) };
+    store::api_key_replace(&mut caller.tx, permit, new, caller.now).await?;
     caller.commit().await?;
     tracing::info!(node.id = %record.id, "api key of node `{}` replaced", record.name);
     Ok(Json(ApiKey { api_key }))
+}
+
+/// Whether whoever is given a node's API key may replace the public key of its organization, so that the node may too.
+fn in_own_hands(caller: &Caller, target: &Target) -> bool {
+    target.organizations.iter().all(|id| caller.permit::<ReplacePublicKey>(*id, target).is_ok())
 }
 
 async fn check_name_free(caller: &mut Caller, name: &str, besides: Option<NodeId>) -> Result<(), Problem> {

@@ -19,6 +19,7 @@ use super::params::Params;
 use super::path::Id;
 use super::problem::Problem;
 use super::scope::{self, Columns};
+use crate::authz::Target;
 use crate::authz::action::{
     CreateOrganization, DeleteOrganization, EditOrganization, ReplacePublicKey, ViewOrganization,
 };
@@ -235,12 +236,9 @@ async fn update(
     if let Some(key) = public_key(&change)?
         && record.public_key.as_deref() != Some(key)
     {
-        let permit = caller.permit::<ReplacePublicKey>(id, &target).map_err(|_| {
-            Problem::unauthorized(
-                "not_a_member",
-                "You lack the permission to do that! Only members of an organization may change its public key.",
-            )
-        })?;
+        let keyless = record.public_key.as_deref().is_none_or(str::is_empty);
+        let target = Target { keyless, ..target };
+        let permit = caller.permit::<ReplacePublicKey>(id, &target).map_err(|_| refuse_key(&caller, id))?;
         let by = caller.actor.key();
         let key = NewKey { public_key: key, by: &by, now: caller.now };
         store::public_key_replace(&mut caller.tx, permit, key).await?;
@@ -251,6 +249,21 @@ async fn update(
     let answer = organization(&caller.state, record);
     caller.commit().await?;
     Ok(Json(answer))
+}
+
+/// Why a key is not replaced.
+fn refuse_key(caller: &Caller, id: OrganizationId) -> Problem {
+    if caller.actor.node().is_some() && caller.actor.organization == id {
+        let text = "You lack the permission to do that! The API key of this node was not handed to a member of its \
+                    organization who may replace the organization's public key.";
+        let hint = "such a member uploads the key (`twinmesh key upload`), or renews the node's API key \
+                    (`POST /recover/node`)";
+        return Problem::unauthorized("key_in_other_hands", text).with_detail(hint);
+    }
+    Problem::unauthorized(
+        "not_a_member",
+        "You lack the permission to do that! Only members of an organization may change its public key.",
+    )
 }
 
 /// Deletes an organization.
@@ -267,7 +280,9 @@ async fn remove(mut caller: Caller, params: Params, Id(id): Id<OrganizationId>) 
     let permit = caller.permit::<DeleteOrganization>(id, &target)?;
     let dependents = store::organization_dependents(caller.tx.conn(), id).await?;
     scope::check_dependents("Organization", &dependents, params.flag("delete_dependents")?)?;
+    let rooted = scope::is_rooted(&mut caller).await?;
     store::organization_delete(&mut caller.tx, permit, caller.now).await?;
+    scope::check_rooted(&mut caller, rooted).await?;
     caller.commit().await?;
     tracing::info!(organization.id = %id, "organization `{}` deleted", record.details.name);
     Ok(Message::new(format!("Organization id={id} deleted successfully")))

@@ -12,6 +12,7 @@ use twinmesh_protocol::wire;
 use crate::authn::password::HashError;
 use crate::authn::token::TokenError;
 use crate::authz::Denied;
+use crate::authz::rule::Rule;
 use crate::store::StoreError;
 
 tokio::task_local! {
@@ -100,7 +101,6 @@ impl Problem {
     }
 
     /// The sentence it will carry.
-    #[cfg(test)]
     pub(crate) fn msg(&self) -> &str {
         &self.msg
     }
@@ -171,11 +171,17 @@ impl From<Denied> for Problem {
         match denied {
             Denied::Kind { .. } => Self { code: "wrong_token_kind", ..Self::permission() },
             Denied::Permission { .. } => Self::permission(),
-            Denied::Grant { rule } => Self {
-                code: "grant_exceeds_own",
-                msg: format!("You cannot give or take rule {rule}, because you do not have it yourself!"),
-                ..Self::permission()
-            },
+            Denied::Grant { rule, elsewhere } => {
+                let Rule { id, resource, operation, scope } = *rule;
+                let msg = match elsewhere {
+                    None => format!("You cannot give or take rule {id}, because you do not have it yourself!"),
+                    Some(organization) => format!(
+                        "You cannot give or take rule {id} ({resource}, {operation}, {scope}) at organization \
+                         id={organization}, because your own rules do not reach as far there!"
+                    ),
+                };
+                Self { code: "grant_exceeds_own", msg, ..Self::permission() }
+            }
         }
     }
 }

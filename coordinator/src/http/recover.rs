@@ -62,8 +62,8 @@ bounded!(PasswordLost as "PasswordLost" {
 async fn password_lost(stranger: Stranger, Body(body): Body<PasswordLost>) -> Result<Json<Message>, Problem> {
     let (state, now) = (&stranger.state, stranger.now);
     let (login, name) = login(body.username.as_deref(), body.email.as_deref())?;
-    // Whatever comes of it counts: each may be a mail.
-    stranger.guess(Some(name))?;
+    // Whatever comes of it counts, because each may be a mail; but nobody's log-in is held up by it.
+    stranger.guess(Some(&format!("recovery {name}")))?;
     let known = {
         let mut tx = state.store().read().await?;
         store::user::credentials_fetch(tx.conn(), login).await?
@@ -120,7 +120,7 @@ async fn password_reset(stranger: Stranger, Body(body): Body<PasswordReset>) -> 
     let subject = Subject::Entity(ClientType::User, id.get());
     let actor = store::identity::actor_fetch(tx.conn(), &subject).await?.ok_or_else(invalid_token)?;
     let permit = authz::decide::<ChangePassword>(&actor, id, &Target::anywhere().owned_by(Some(id)))?;
-    store::user::password_replace(&mut tx, permit, &password_hash).await?;
+    store::user::password_replace(&mut tx, permit, &password_hash, None, now).await?;
     tx.commit().await?;
     guess.was_right();
     tracing::info!(user.id = %id, "password reset by a mailed token");
@@ -213,7 +213,7 @@ async fn second_factor_reset(stranger: Stranger, Body(body): Body<SecondFactorRe
     let secret = SharedSecret::new();
     let answer = set_up(state, &secret, &known.username)?;
     store::user::second_factor_replace(&mut tx, id, &secret).await?;
-    store::user::log_ins_end(&mut tx, id).await?;
+    store::token::log_ins_end(&mut tx, id.get(), None, now).await?;
     tx.commit().await?;
     guess.was_right();
     tracing::info!(user.id = %id, "second factor reset by a mailed token");

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use axum::Json;
-use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
@@ -20,8 +19,8 @@ use super::caller::Caller;
 use super::openapi::sortable;
 use super::page::PageRequest;
 use super::params::Params;
-use super::path::Id;
-use super::problem::{Problem, unknown_route};
+use super::path::{Id, Ids};
+use super::problem::Problem;
 use super::scope::{self, Columns};
 use crate::authz::action::{CreateRole, DeleteRole, EditRole, ViewRole};
 use crate::authz::grant::{Granted, grant};
@@ -182,7 +181,7 @@ async fn create(mut caller: Caller, Body(new): Body<NewRole>) -> Result<(StatusC
         return Err(Problem::not_found(format!("Organization with id={organization} is not found")));
     }
     check_role_name(&mut caller, &new.name, organization, None).await?;
-    let rules = grant(&caller.actor, RuleSet::EMPTY, read_rules(&new.rules)?)?;
+    let rules = grant(&caller.actor, &target, RuleSet::EMPTY, read_rules(&new.rules)?)?;
     let id = store::role_insert(&mut caller.tx, permit, &new.name, new.description.as_deref(), rules).await?;
     let record = find(&mut caller, id).await?;
     let answer = role(&caller.state, record);
@@ -222,6 +221,7 @@ pub(crate) const LIMITS: &[Described] = &[described::<Change>()];
 async fn update(mut caller: Caller, Id(id): Id<RoleId>, Body(change): Body<Change>) -> Result<Json<Role>, Problem> {
     let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
+    check_lasting(&caller, &record, &target)?;
     let permit = caller.permit::<EditRole>(id, &target)?;
     let organization = owner(&record)?;
     if let Some(name) = &change.name {
@@ -230,10 +230,12 @@ async fn update(mut caller: Caller, Id(id): Id<RoleId>, Body(change): Body<Chang
     let name = change.name.unwrap_or(record.name);
     let description = change.description.or(record.description);
     let rules = match &change.rules {
-        Some(rules) => Some(grant(&caller.actor, record.rules, read_rules(rules)?)?),
+        Some(rules) => Some(grant(&caller.actor, &target, record.rules, read_rules(rules)?)?),
         None => None,
     };
+    let rooted = scope::is_rooted(&mut caller).await?;
     store::role_update(&mut caller.tx, permit, &name, description.as_deref(), rules).await?;
+    scope::check_rooted(&mut caller, rooted).await?;
     answer(caller, id).await
 }
 
@@ -248,13 +250,16 @@ async fn update(mut caller: Caller, Id(id): Id<RoleId>, Body(change): Body<Chang
 async fn remove(mut caller: Caller, params: Params, Id(id): Id<RoleId>) -> Result<Json<Message>, Problem> {
     let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
+    check_lasting(&caller, &record, &target)?;
     let permit = caller.permit::<DeleteRole>(id, &target)?;
     owner(&record)?;
     let users = store::role_users(caller.tx.conn(), id).await?;
     let dependents: &[&str] = if users > 0 { &["users"] } else { &[] };
     scope::check_dependents("Role", dependents, params.flag("delete_dependents")?)?;
-    let taken = grant(&caller.actor, record.rules, RuleSet::EMPTY)?;
+    let taken = grant(&caller.actor, &target, record.rules, RuleSet::EMPTY)?;
+    let rooted = scope::is_rooted(&mut caller).await?;
     store::role_delete(&mut caller.tx, permit, taken).await?;
+    scope::check_rooted(&mut caller, rooted).await?;
     caller.commit().await?;
     tracing::info!(role.id = %id, "role `{}` deleted", record.name);
     Ok(Message::new("Role removed from the database."))
@@ -281,9 +286,9 @@ async fn rules(mut caller: Caller, Id(id): Id<RoleId>) -> Result<Json<Vec<Rule>>
 )]
 async fn rule_add(
     caller: Caller,
-    Path((id, rule)): Path<(String, String)>,
+    Ids(id, rule): Ids<RoleId, RuleId>,
 ) -> Result<(StatusCode, Json<Vec<Rule>>), Problem> {
-    Ok((StatusCode::CREATED, change_rule(caller, &id, &rule, true).await?))
+    Ok((StatusCode::CREATED, change_rule(caller, id, rule, true).await?))
 }
 
 /// Takes a rule from a role.
@@ -292,17 +297,15 @@ async fn rule_add(
     responses((status = 200, body = Vec<Rule>)),
     security(("user" = [])),
 )]
-async fn rule_remove(caller: Caller, Path((id, rule)): Path<(String, String)>) -> Result<Json<Vec<Rule>>, Problem> {
-    change_rule(caller, &id, &rule, false).await
+async fn rule_remove(caller: Caller, Ids(id, rule): Ids<RoleId, RuleId>) -> Result<Json<Vec<Rule>>, Problem> {
+    change_rule(caller, id, rule, false).await
 }
 
-#[tracing::instrument(name = "http.role.change_rule", skip(caller))]
-async fn change_rule(mut caller: Caller, id: &str, rule: &str, belongs: bool) -> Result<Json<Vec<Rule>>, Problem> {
-    let (Ok(id), Ok(rule)) = (id.parse::<RoleId>(), rule.parse::<RuleId>()) else {
-        return Err(unknown_route().await);
-    };
+#[tracing::instrument(name = "http.role.change_rule", skip_all, fields(role.id = %id, rule.id = %rule))]
+async fn change_rule(mut caller: Caller, id: RoleId, rule: RuleId, belongs: bool) -> Result<Json<Vec<Rule>>, Problem> {
     let record = find(&mut caller, id).await?;
     let target = target(&mut caller, &record).await?;
+    check_lasting(&caller, &record, &target)?;
     let permit = caller.permit::<EditRole>(id, &target)?;
     owner(&record)?;
     let Some(known) = rule::rule(rule) else {
@@ -314,8 +317,10 @@ async fn change_rule(mut caller: Caller, id: &str, rule: &str, belongs: bool) ->
         (false, true) => record.rules.symmetric_difference(single),
         (false, false) => return Err(Problem::not_found(format!("Rule id={rule} is not part of role id={id}!"))),
     };
-    let rules: Granted = grant(&caller.actor, record.rules, after)?;
+    let rules: Granted = grant(&caller.actor, &target, record.rules, after)?;
+    let rooted = scope::is_rooted(&mut caller).await?;
     store::role_update(&mut caller.tx, permit, &record.name, record.description.as_deref(), Some(rules)).await?;
+    scope::check_rooted(&mut caller, rooted).await?;
     let answer = after.iter().map(|rule| super::rule::view::rule(&caller.state, rule)).collect();
     caller.commit().await?;
     Ok(Json(answer))
@@ -342,6 +347,14 @@ fn owner(record: &RoleRecord) -> Result<OrganizationId, Problem> {
             let text = format!("Role id={} is a default role: it cannot be changed or deleted", record.id);
             Err(Problem::bad_request("built_in_role", text))
         }
+    }
+}
+
+/// Tells whoever may see a built-in role that it stays as it is, whatever else they may do.
+fn check_lasting(caller: &Caller, record: &RoleRecord, target: &Target) -> Result<(), Problem> {
+    match caller.permit::<ViewRole>(record.id, target) {
+        Ok(_) => owner(record).map(drop),
+        Err(_) => Ok(()),
     }
 }
 

@@ -85,6 +85,20 @@ pub(crate) async fn organization_target(caller: &mut Caller, id: OrganizationId)
     Ok(Target::organization(id, collaborations))
 }
 
+/// Whether anybody has every right.
+pub(crate) async fn is_rooted(caller: &mut Caller) -> Result<bool, Problem> {
+    Ok(store::user::any_root(caller.tx.conn()).await?)
+}
+
+/// Refuses what took the last user with every right: nobody could give them back. To be asked once it is written.
+pub(crate) async fn check_rooted(caller: &mut Caller, before: bool) -> Result<(), Problem> {
+    if before && !is_rooted(caller).await? {
+        let text = "There would be no user left with every right (role Root)! Give them to somebody else first.";
+        return Err(Problem::bad_request("last_root", text));
+    }
+    Ok(())
+}
+
 /// Refuses to remove something on which others depend, unless asked to.
 pub(crate) fn check_dependents(noun: &str, dependents: &[&str], delete_dependents: bool) -> Result<(), Problem> {
     if dependents.is_empty() || delete_dependents {

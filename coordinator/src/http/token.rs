@@ -208,7 +208,7 @@ async fn log_in_node(stranger: Stranger, Body(body): Body<NodeLogIn>) -> Result<
     Ok(answer)
 }
 
-/// Turns a refresh token into a new pair. Each is good once; a second use ends everything that came of its log-in.
+/// Turns a refresh token into a new pair. Each is good once; a later repeat ends everything that came of its log-in.
 #[utoipa::path(
     post, path = "/token/refresh", tag = "token",
     responses((status = 200, body = TokenPair), TooManyGuesses),
@@ -262,9 +262,9 @@ async fn issue(
         ClientType::User => store::user::role_names(tx.conn(), UserId::new(id)).await?,
         ClientType::Node | ClientType::Container => Vec::new(),
     };
-    let access_token = state.tokens().access(kind, id, roles.clone(), now);
-    let refresh_token = state.tokens().refresh(kind, id, roles, now);
-    refresh_insert(tx, &refresh_token, family, id, now).await?;
+    let refresh_token = state.tokens().refresh(kind, id, roles.clone(), now);
+    let family = refresh_insert(tx, &refresh_token, family, id, now).await?;
+    let access_token = state.tokens().access(kind, id, roles, &family, now);
     let own = |wanted, noun: &str| (kind == wanted).then(|| state.path(&format!("/{noun}/{id}")));
     let header = HeaderValue::from_str(&access_token).ok();
     let pair = TokenPair {

@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use super::AppState;
 use super::answer::Message;
-use super::body::{Body, check_length};
+use super::body::{Body, check_length, check_printable};
 use super::caller::{Caller, Visitor};
 use super::log_in::{Proof, Wanted, prove};
 use super::openapi::sortable;
@@ -187,6 +187,7 @@ async fn create(visitor: Visitor, Body(new): Body<NewUser>) -> Result<(StatusCod
 
     check_username(&new.username)?;
     check_email(&new.email)?;
+    check_real_name(new.firstname.as_deref(), new.lastname.as_deref())?;
     check_policy(&new.password).map_err(|why| Problem::bad_request("weak_password", why.to_string()))?;
     let hash = visitor.state.hasher().hash(new.password).await?;
 
@@ -201,7 +202,7 @@ async fn create(visitor: Visitor, Body(new): Body<NewUser>) -> Result<(StatusCod
     let nothing = (BTreeSet::new(), RuleSet::EMPTY);
     let roles = new.roles.unwrap_or_default().into_iter().collect();
     let rules = new.rules.unwrap_or_default().into_iter().collect();
-    let rights = rights(&mut caller, organization, nothing, (roles, rules)).await?;
+    let rights = rights(&mut caller, organization, &target, nothing, (roles, rules)).await?;
     let details = UserDetails {
         username: new.username,
         firstname: new.firstname,
@@ -265,6 +266,7 @@ async fn update(mut caller: Caller, Id(id): Id<UserId>, Body(change): Body<Chang
         let text = "You cannot change your password here! Use PATCH /password/change";
         return Err(Problem::bad_request("password_elsewhere", text));
     }
+    check_real_name(change.firstname.as_deref(), change.lastname.as_deref())?;
     let myself = caller.actor.user() == Some(id);
     let (roles, all_rules) = user_rights(caller.tx.conn(), id).await?;
     let own_rules = crate::store::role::user_rules(caller.tx.conn(), id).await?;
@@ -277,7 +279,10 @@ async fn update(mut caller: Caller, Id(id): Id<UserId>, Body(change): Body<Chang
     let readdressed = change.email.is_some() && change.email != before.email;
     if readdressed && !myself {
         // Whoever reads a user's mail can recover the password, and so has all of the user's rules.
-        grant(&caller.actor, RuleSet::EMPTY, all_rules)?;
+        grant(&caller.actor, &target, RuleSet::EMPTY, all_rules).map_err(|denied| {
+            let text = "You may not change the mail address of a user with rights that you could not give!";
+            Problem::unauthorized("grant_exceeds_own", text).with_detail(Problem::from(denied).msg())
+        })?;
     }
     let details = UserDetails {
         username: change.username.unwrap_or_else(|| before.username.clone()),
@@ -299,11 +304,14 @@ async fn update(mut caller: Caller, Id(id): Id<UserId>, Body(change): Body<Chang
         if myself && (new_roles != roles || new_rules != own_rules) {
             return Err(Problem::unauthorized("not_allowed", "You can't change your own roles or rules!"));
         }
-        Some(rights(&mut caller, record.organization, (roles, own_rules), (new_roles, new_rules)).await?)
+        let (before, after) = ((roles, own_rules), (new_roles, new_rules));
+        Some(rights(&mut caller, record.organization, &target, before, after).await?)
     } else {
         None
     };
+    let rooted = scope::is_rooted(&mut caller).await?;
     store::user_update(&mut caller.tx, permit, &details, rights.as_ref()).await?;
+    scope::check_rooted(&mut caller, rooted).await?;
     let record = find(&mut caller, id).await?;
     let answer = user(&caller.state, record);
     caller.commit().await?;
@@ -325,7 +333,13 @@ async fn remove(mut caller: Caller, params: Params, Id(id): Id<UserId>) -> Resul
     let permit = caller.permit::<DeleteUser>(id, &target)?;
     let dependents = store::user_dependents(caller.tx.conn(), id).await?;
     scope::check_dependents("User", &dependents, params.flag("delete_dependents")?)?;
+    if caller.actor.user() != Some(id) {
+        let (_, all_rules) = user_rights(caller.tx.conn(), id).await?;
+        grant(&caller.actor, &target, all_rules, RuleSet::EMPTY)?;
+    }
+    let rooted = scope::is_rooted(&mut caller).await?;
     store::user_delete(&mut caller.tx, permit, caller.now).await?;
+    scope::check_rooted(&mut caller, rooted).await?;
     caller.commit().await?;
     tracing::info!(user.id = %id, "user deleted");
     Ok(Message::new(format!("User id={id} is removed from the database")))
@@ -345,7 +359,7 @@ bounded!(PasswordChange as "PasswordChange" {
 });
 pub(crate) const LIMITS: &[Described] = &[described::<Change>(), described::<PasswordChange>()];
 
-/// Changes the caller's own password.
+/// Changes the caller's own password. Every other log-in of theirs ends.
 #[utoipa::path(
     patch, path = "/password/change", tag = "user",
     request_body = PasswordChange,
@@ -381,7 +395,7 @@ async fn change_password(
     let hash = state.hasher().hash(new.to_owned()).await?;
     let mut caller = visitor.begin_write().await?;
     let permit = caller.permit::<ChangePassword>(id, &Target::anywhere().owned_by(Some(id)))?;
-    store::password_replace(&mut caller.tx, permit, &hash).await?;
+    store::password_replace(&mut caller.tx, permit, &hash, visitor.family(), caller.now).await?;
     caller.commit().await?;
     tracing::info!(user.id = %id, "password changed");
     Ok(Message::new("The password has been changed successfully!"))
@@ -391,6 +405,7 @@ async fn change_password(
 async fn rights(
     caller: &mut Caller,
     organization: OrganizationId,
+    holder: &Target,
     before: (BTreeSet<RoleId>, RuleSet),
     after: (BTreeSet<RoleId>, RuleSet),
 ) -> Result<Rights, Problem> {
@@ -407,7 +422,8 @@ async fn rights(
     // Ids of roles that do not exist are skipped, as stock servers do.
     let known: BTreeSet<RoleId> = records.iter().map(|role| role.id).collect();
     let roles = after.0.into_iter().filter(|id| before.0.contains(id) || known.contains(id)).collect();
-    Ok(Rights { roles: grant_roles(&caller.actor, by_roles, roles)?, rules: grant(&caller.actor, before.1, after.1)? })
+    let roles = grant_roles(&caller.actor, holder, by_roles, roles)?;
+    Ok(Rights { roles, rules: grant(&caller.actor, holder, before.1, after.1)? })
 }
 
 /// Refuses to tell of a user whom the caller may not see.
@@ -448,10 +464,17 @@ pub(crate) fn check_username(name: &str) -> Result<(), Problem> {
     Err(Problem::field("username", text))
 }
 
+/// First and last names are free, but for what would make lines of their own.
+fn check_real_name(first: Option<&str>, last: Option<&str>) -> Result<(), Problem> {
+    check_printable("firstname", first.unwrap_or_default())?;
+    check_printable("lastname", last.unwrap_or_default())
+}
+
 pub(crate) fn check_email(email: &str) -> Result<(), Problem> {
     check_length("email", email, limits::EMAIL)?;
     let valid = email.split_once('@').is_some_and(|(name, domain)| {
-        !name.is_empty() && !domain.is_empty() && !domain.contains('@') && !email.contains(char::is_whitespace)
+        let is_plain = !email.contains(|c: char| c.is_whitespace() || c.is_control());
+        !name.is_empty() && !domain.is_empty() && !domain.contains('@') && is_plain
     });
     if valid { Ok(()) } else { Err(Problem::field("email", "Not a valid email address.")) }
 }

@@ -273,6 +273,9 @@ pub(crate) fn validate(request: &NewTask) -> FieldErrors {
     {
         refuse("name", "Name cannot be numeric.".into());
     }
+    if request.name.as_deref().is_some_and(|name| name.contains(char::is_control)) {
+        refuse("name", limits::CONTROL_CHARACTERS.into());
+    }
     if request.collaboration_id.is_none() && request.study_id.is_none() {
         refuse("_schema", "Either collaboration_id or study_id must be given.".into());
     }

@@ -36,6 +36,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 6, sql: include_str!("../../migrations/0006_history.sql") },
     Migration { version: 7, sql: include_str!("../../migrations/0007_relay.sql") },
     Migration { version: 8, sql: include_str!("../../migrations/0008_status.sql") },
+    Migration { version: 9, sql: include_str!("../../migrations/0009_identity.sql") },
 ];
 
 /// What has been applied to a database: by number, with its checksum if that was kept.

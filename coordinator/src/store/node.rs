@@ -10,6 +10,7 @@ use twinmesh_protocol::time::Time;
 use super::filter::{self, Filter};
 use super::page::PageRequest;
 use super::run::{Gone, fail_node_runs};
+use super::token::log_ins_end;
 use super::{Result, Tx, expect_one, removal, time};
 use crate::authz::Permit;
 use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails};
@@ -139,22 +140,43 @@ pub(crate) async fn column_list(
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
+/// An API key to be kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewApiKey<'a> {
+    pub(crate) hash: &'a str,
+    /// Whether it is handed to a member who may replace the organization's public key.
+    pub(crate) in_own_hands: bool,
+}
+
+impl<'a> NewApiKey<'a> {
+    /// One that an operator is given.
+    pub(crate) fn of_operator(hash: &'a str) -> Self {
+        Self { hash, in_own_hands: false }
+    }
+
+    fn member_hash(self) -> Option<&'a str> {
+        self.in_own_hands.then_some(self.hash)
+    }
+}
+
 pub(crate) async fn node_insert(
     tx: &mut Tx,
     permit: Permit<CreateNode>,
     name: &str,
-    api_key_hash: &str,
+    api_key: NewApiKey<'_>,
 ) -> Result<NodeId> {
     let (collaboration, organization) = permit.subject();
     let row =
         sqlx::query("INSERT INTO authenticatable (kind) VALUES ('node') RETURNING id").fetch_one(tx.conn()).await?;
     let id = NodeId::new(row.try_get(0)?);
     sqlx::query(
-        "INSERT INTO node (id, name, api_key_hash, organization_id, collaboration_id) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO node (id, name, api_key_hash, member_key_hash, organization_id, collaboration_id) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(id.get())
     .bind(name)
-    .bind(api_key_hash)
+    .bind(api_key.hash)
+    .bind(api_key.member_hash())
     .bind(organization.get())
     .bind(collaboration.get())
     .execute(tx.conn())
@@ -190,16 +212,21 @@ pub(crate) async fn node_config_replace(
 }
 
 /// Gives a node another key; the old one, and every token had with it, stops working.
-pub(crate) async fn api_key_replace(tx: &mut Tx, permit: Permit<EditNode>, api_key_hash: &str) -> Result<()> {
+pub(crate) async fn api_key_replace(
+    tx: &mut Tx,
+    permit: Permit<EditNode>,
+    api_key: NewApiKey<'_>,
+    now: Time,
+) -> Result<()> {
     let id = permit.subject().get();
-    let done = sqlx::query("UPDATE node SET api_key_hash = $1 WHERE id = $2")
-        .bind(api_key_hash)
+    let done = sqlx::query("UPDATE node SET api_key_hash = $1, member_key_hash = $2 WHERE id = $3")
+        .bind(api_key.hash)
+        .bind(api_key.member_hash())
         .bind(id)
         .execute(tx.conn())
         .await?;
     expect_one(done.rows_affected())?;
-    sqlx::query("DELETE FROM refresh_token WHERE owner_id = $1").bind(id).execute(tx.conn()).await?;
-    Ok(())
+    log_ins_end(tx, id, None, now).await
 }
 
 /// Removes a node; what it has not finished ends as failed.

@@ -4,6 +4,7 @@ use sqlx::{AnyConnection, Row as _};
 use twinmesh_protocol::id::{CollaborationId, NodeId, OrganizationId, RoleId, StudyId, UserId};
 use twinmesh_protocol::time::Time;
 
+use super::token::log_ins_end;
 use super::{Result, Tx, expect_one, time};
 use crate::authn::lockout::Attempts;
 
@@ -133,13 +134,12 @@ pub(crate) async fn user_unlock(tx: &mut Tx, id: UserId) -> Result<()> {
     expect_one(done.rows_affected())
 }
 
-/// Forgets a user's second factor: the next log-in sets up another.
-pub(crate) async fn second_factor_forget(tx: &mut Tx, id: UserId) -> Result<()> {
+/// Forgets a user's second factor: every log-in ends, and the next sets up another.
+pub(crate) async fn second_factor_forget(tx: &mut Tx, id: UserId, now: Time) -> Result<()> {
     let done = sqlx::query("UPDATE user_account SET otp_secret = NULL, otp_last_step = NULL WHERE id = $1")
         .bind(id.get())
         .execute(tx.conn())
         .await?;
     expect_one(done.rows_affected())?;
-    sqlx::query("DELETE FROM refresh_token WHERE owner_id = $1").bind(id.get()).execute(tx.conn()).await?;
-    Ok(())
+    log_ins_end(tx, id.get(), None, now).await
 }

@@ -1,51 +1,61 @@
-//! Refresh tokens: good for one use each.
+//! Refresh tokens: good for one use each, and what ends them.
+
+use std::time::Duration;
 
 use sqlx::Row as _;
 use twinmesh_protocol::time::Time;
 
-use super::{Result, Tx};
+use super::{Result, Tx, expect_one};
 use crate::authn::secret::hash;
 use crate::authn::token::RefreshToken;
+
+/// How long after its use a token is taken again, for a further pair of the same family.
+///
+/// Stock clients refresh after every answer that tells of an error, several threads of theirs at once and with the same
+/// token; and an answer may be lost with the connection, or the coordinator, that it came by. Such repeats come within
+/// the time that clients wait for an answer.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// What became of a refresh token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Redeemed {
-    /// It was good, and is now used; its successor belongs to the same family.
+    /// It is good, or was used a moment ago; its successor belongs to the same family.
     Good {
         /// The log-in it goes back to.
         family: String,
     },
-    /// It was used before: somebody has a copy. Its family has ended.
+    /// It was used long before: somebody has a copy. Its family has ended.
     Reused,
     /// It is not known, or its family has ended.
     Unknown,
 }
 
-/// Remembers a token; without a family it begins one.
+/// Remembers a token; without a family it begins one. The family is returned.
 pub(crate) async fn refresh_insert(
     tx: &mut Tx,
     token: &RefreshToken,
     family: Option<&str>,
     owner: i64,
     now: Time,
-) -> Result<()> {
+) -> Result<String> {
     // Tokens that ended by age need not be told from unknown ones.
     sqlx::query("DELETE FROM refresh_token WHERE expires_at < $1").bind(now.micros()).execute(tx.conn()).await?;
     let token_hash = hash(&token.id);
+    let family = family.unwrap_or(&token_hash);
     sqlx::query(
         "INSERT INTO refresh_token (token_hash, family, owner_id, issued_at, expires_at) VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(&token_hash)
-    .bind(family.unwrap_or(&token_hash))
+    .bind(family)
     .bind(owner)
     .bind(now.micros())
     .bind(token.expires_at.micros())
     .execute(tx.conn())
     .await?;
-    Ok(())
+    Ok(family.to_owned())
 }
 
-/// Uses a token up. When it was used before, its whole family ends, to be committed by the caller.
+/// Uses a token up. When it was used longer ago than [`GRACE`], its whole family ends, to be committed by the caller.
 pub(crate) async fn refresh_redeem(tx: &mut Tx, id: &str, owner: i64, now: Time) -> Result<Redeemed> {
     let row = sqlx::query("SELECT family, used_at FROM refresh_token WHERE token_hash = $1 AND owner_id = $2")
         .bind(hash(id))
@@ -54,7 +64,10 @@ pub(crate) async fn refresh_redeem(tx: &mut Tx, id: &str, owner: i64, now: Time)
         .await?;
     let Some(row) = row else { return Ok(Redeemed::Unknown) };
     let family: String = row.try_get(0)?;
-    if row.try_get::<Option<i64>, _>(1)?.is_some() {
+    if let Some(used_at) = row.try_get::<Option<i64>, _>(1)?.map(Time::from_micros) {
+        if now.since(used_at) <= GRACE {
+            return Ok(Redeemed::Good { family });
+        }
         sqlx::query("DELETE FROM refresh_token WHERE family = $1").bind(&family).execute(tx.conn()).await?;
         return Ok(Redeemed::Reused);
     }
@@ -64,4 +77,22 @@ pub(crate) async fn refresh_redeem(tx: &mut Tx, id: &str, owner: i64, now: Time)
         .execute(tx.conn())
         .await?;
     Ok(Redeemed::Good { family })
+}
+
+/// Ends every log-in of a user or node, but for the family that is spared: their access tokens are good no more, and none
+/// is renewed.
+pub(crate) async fn log_ins_end(tx: &mut Tx, owner: i64, spared: Option<&str>, now: Time) -> Result<()> {
+    sqlx::query("DELETE FROM refresh_token WHERE owner_id = $1 AND family <> $2")
+        .bind(owner)
+        .bind(spared.unwrap_or_default())
+        .execute(tx.conn())
+        .await?;
+    let done =
+        sqlx::query("UPDATE authenticatable SET tokens_valid_from = $1, tokens_spared_family = $2 WHERE id = $3")
+            .bind(now.micros())
+            .bind(spared)
+            .bind(owner)
+            .execute(tx.conn())
+            .await?;
+    expect_one(done.rows_affected())
 }

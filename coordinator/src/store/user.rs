@@ -7,12 +7,14 @@ use twinmesh_protocol::time::Time;
 
 use super::filter::{self, Filter};
 use super::page::PageRequest;
+use super::token::log_ins_end;
 use super::{Result, Tx, expect_one, removal, time};
 use crate::authn::lockout::Attempts;
 use crate::authn::two_factor::{Enrolled, SharedSecret};
 use crate::authz::Permit;
 use crate::authz::action::{ChangePassword, CreateUser, DeleteUser, EditUser};
 use crate::authz::grant::{Granted, GrantedRoles};
+use crate::authz::rule::RULES;
 
 /// A user's row, without what proves who they are.
 #[derive(Debug, Clone)]
@@ -163,9 +165,10 @@ fn credentials(row: &AnyRow) -> Result<Credentials> {
     })
 }
 
-/// A hash by bcrypt, while any account has one.
-pub(crate) async fn any_bcrypt(conn: &mut AnyConnection) -> Result<Option<String>> {
-    let sql = "SELECT password_hash FROM user_account WHERE substr(password_hash, 1, 2) = '$2' LIMIT 1";
+/// The costliest hash by bcrypt, while any account has one: `$2b$12$…`.
+pub(crate) async fn costliest_bcrypt(conn: &mut AnyConnection) -> Result<Option<String>> {
+    let sql = "SELECT password_hash FROM user_account WHERE substr(password_hash, 1, 2) = '$2' \
+               ORDER BY substr(password_hash, 5, 2) DESC LIMIT 1";
     let row = sqlx::query(sql).fetch_optional(conn).await?;
     row.map(|row| Ok(row.try_get(0)?)).transpose()
 }
@@ -201,12 +204,6 @@ pub(crate) async fn second_factor_used(tx: &mut Tx, id: UserId, step: i64) -> Re
     expect_one(done.rows_affected())
 }
 
-/// Ends every log-in of a user once the tokens in use end: none is renewed.
-pub(crate) async fn log_ins_end(tx: &mut Tx, id: UserId) -> Result<()> {
-    sqlx::query("DELETE FROM refresh_token WHERE owner_id = $1").bind(id.get()).execute(tx.conn()).await?;
-    Ok(())
-}
-
 /// Remembers a try to log in.
 pub(crate) async fn attempts_put(tx: &mut Tx, id: UserId, attempts: Attempts) -> Result<()> {
     let done = sqlx::query("UPDATE user_account SET failed_login_attempts = $1, last_login_attempt = $2 WHERE id = $3")
@@ -238,6 +235,21 @@ pub(crate) async fn role_names(conn: &mut AnyConnection, id: UserId) -> Result<V
     .fetch_all(conn)
     .await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// Whether any user has every rule, by roles or by themselves.
+pub(crate) async fn any_root(conn: &mut AnyConnection) -> Result<bool> {
+    let every = i64::try_from(RULES.len()).unwrap_or(i64::MAX);
+    let row = sqlx::query(
+        "SELECT held.user_id FROM (SELECT user_id, rule_id FROM user_rule \
+         UNION SELECT user_role.user_id, role_rule.rule_id FROM user_role \
+         JOIN role_rule ON role_rule.role_id = user_role.role_id) held \
+         GROUP BY held.user_id HAVING COUNT(*) = $1 LIMIT 1",
+    )
+    .bind(every)
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.is_some())
 }
 
 pub(crate) async fn user_insert(
@@ -319,8 +331,15 @@ async fn rights_replace(tx: &mut Tx, id: UserId, rights: &Rights) -> Result<()> 
     Ok(())
 }
 
-/// Sets another password. Whoever logged in with the old one has to log in again once their token ends.
-pub(crate) async fn password_replace(tx: &mut Tx, permit: Permit<ChangePassword>, password_hash: &str) -> Result<()> {
+/// Sets another password. Whoever logged in with the old one has to log in again; the family of refresh tokens that is
+/// spared goes on.
+pub(crate) async fn password_replace(
+    tx: &mut Tx,
+    permit: Permit<ChangePassword>,
+    password_hash: &str,
+    spared: Option<&str>,
+    now: Time,
+) -> Result<()> {
     let id = permit.subject();
     let done = sqlx::query("UPDATE user_account SET password_hash = $1, failed_login_attempts = 0 WHERE id = $2")
         .bind(password_hash)
@@ -329,7 +348,7 @@ pub(crate) async fn password_replace(tx: &mut Tx, permit: Permit<ChangePassword>
         .await?;
     expect_one(done.rows_affected())?;
     sqlx::query("DELETE FROM recovery_token WHERE user_id = $1").bind(id.get()).execute(tx.conn()).await?;
-    log_ins_end(tx, id).await
+    log_ins_end(tx, id.get(), spared, now).await
 }
 
 /// What would go with a user, in words; nothing when they stand alone.

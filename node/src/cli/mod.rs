@@ -303,7 +303,7 @@ fn classify(error: &anyhow::Error) -> Exit {
         _ => None,
     });
     match (start, api) {
-        (Some(StartError::LogIn { .. }), _) => Exit::NotAllowed,
+        (Some(StartError::LogIn { .. } | StartError::KeyRefused(_)), _) => Exit::NotAllowed,
         (_, Some(error)) if error.is_transient() => Exit::Unreachable,
         (_, Some(error)) if matches!(error.status(), Some(401 | 403)) => Exit::NotAllowed,
         (_, Some(error)) if error.is_not_found() => Exit::NotFound,
@@ -314,6 +314,11 @@ fn classify(error: &anyhow::Error) -> Exit {
 fn hint(error: &anyhow::Error) -> Option<String> {
     match error.downcast_ref::<StartError>() {
         Some(StartError::Api(error)) => error.hint(),
+        Some(StartError::KeyRefused(_)) => Some(
+            "a member of the organization uploads the key (`twinmesh key upload`) or renews this node's API key; or \
+             `private_key` names the key that is shown. Nothing is lost: runs go on, and what ended is delivered then"
+                .into(),
+        ),
         Some(StartError::Key(_)) => {
             Some("`twinmesh-node create-private-key` makes a key; `private_key` names its file".into())
         }

@@ -134,7 +134,13 @@ pub(super) async fn settle_keys(
         if !shown.public_key.is_empty() {
             tracing::warn!("the coordinator shows another public key for this organization; uploading ours");
         }
-        retry(|| api.organization_key_update(organization, &public)).await?;
+        let refused = |error| match error {
+            StartError::Api(error) if error.status() == Some(401) && !shown.public_key.is_empty() => {
+                StartError::KeyRefused(error)
+            }
+            error => error,
+        };
+        retry(|| api.organization_key_update(organization, &public)).await.map_err(refused)?;
         tracing::info!("uploaded the organization's public key {}", public.fingerprint());
     }
     keyring

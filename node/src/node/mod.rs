@@ -76,6 +76,8 @@ pub enum StartError {
         "the coordinator at {url} does not know the API key of this node: is it the one shown at its registration?"
     )]
     LogIn { url: String, source: ApiError },
+    #[error("the coordinator shows another public key for this organization, and takes no other from this node")]
+    KeyRefused(#[source] ApiError),
     #[error("the coordinator does not say to which {what} node {node_id} belongs")]
     Incomplete { node_id: NodeId, what: &'static str },
     #[error(

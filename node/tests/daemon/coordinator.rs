@@ -74,6 +74,8 @@ pub(crate) struct World {
     encrypted: bool,
     /// The nodes that are registered with the overlay, besides this one.
     pub(crate) peers: Vec<Value>,
+    /// Whether keys that are there stay.
+    pub(crate) keys_stay: bool,
     /// Whether the researcher's organization is not in the collaboration yet.
     pub(crate) is_small: bool,
 }
@@ -424,11 +426,15 @@ async fn organizations(state: App) -> Json<Value> {
     page(vec![first, second])
 }
 
-async fn organization_update(state: App, Path(id): Path<i64>, Json(body): Json<Value>) -> Json<Value> {
+async fn organization_update(state: App, Path(id): Path<i64>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
+    if state.world().keys_stay {
+        let problem = json!({"msg": "You lack the permission to do that!", "code": "key_in_other_hands"});
+        return (StatusCode::UNAUTHORIZED, Json(problem));
+    }
     if let Some(key) = body["public_key"].as_str() {
         state.world().keys.insert(id, key.into());
     }
-    organization(state, Path(id)).await
+    (StatusCode::OK, organization(state, Path(id)).await)
 }
 
 async fn peers(State(state): App) -> Json<Value> {

@@ -21,7 +21,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::{Value, json};
 use twinmesh_algorithms::sdk::{Host, HostParts, control::Control};
 use twinmesh_node::{
-    Node, OnStop, Parts, Running,
+    Node, OnStop, Parts, Running, StartError,
     config::Config,
     runtime::{
         Layout, RunHandle, RunSpec, Runtime, RuntimeError, Strength,
@@ -410,6 +410,24 @@ async fn a_wrong_setting_stops_the_start_with_its_name() {
     config.api_key = Some("another".into());
     let error = Node::start(config, runtime()).await.unwrap_err().to_string();
     assert!(error.contains("API key"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_the_coordinator_does_not_take_stops_the_start_until_it_does() {
+    let hospital = Hospital::new(true).await;
+    let coordinator = &hospital.coordinator;
+    let shown = OrganizationKey::from_seed(&[9; 32]).public().to_api();
+    coordinator.world().keys.insert(HOME.get(), shown);
+    coordinator.world().keys_stay = true;
+    let runtime = Parts::new(Arc::new(ThreadRuntime::new(|_| Ok(Vec::new()))));
+    let error = Node::start(hospital.config(""), runtime).await.unwrap_err();
+    assert!(matches!(error, StartError::KeyRefused(_)) && error.to_string().contains("another public key"), "{error}");
+
+    coordinator.world().keys_stay = false;
+    let node = hospital.start().await;
+    let run = coordinator.post(&coordinator.draft("echo"));
+    assert_eq!(coordinator.finished(run).await["status"], "completed");
+    node.shutdown(OnStop::KillRuns).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

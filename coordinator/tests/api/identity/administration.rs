@@ -35,9 +35,11 @@ async fn a_public_key_is_kept_byte_for_byte_and_its_change_is_told() {
     let federation = Federation::new(2, true).await;
     let [first, second] = [&federation.members[0], &federation.members[1]];
     let path = format!("/organization/{}", first.organization);
+    federation.add_user("keeper", first.organization, &[6]).await;
+    let keeper = federation.log_in("keeper").await;
     let mut events = federation.follow(&second.node_token, "latest").await;
     let key = OrganizationKey::generate().public().to_api();
-    let kept = federation.patch(&first.node_token, &path, json!({"public_key": key})).await.expect(200);
+    let kept = federation.patch(&keeper, &path, json!({"public_key": key})).await.expect(200);
     assert_eq!(kept["public_key"], key.as_str());
     let told = events.until(|event| event.kind == "key_changed").await;
     assert_eq!(told.last().unwrap().data["organization_id"], first.organization);
@@ -103,6 +105,50 @@ async fn a_change_leaves_a_name_alone_that_it_does_not_mention() {
     }
     let path = format!("/collaboration/{collaboration}");
     assert_eq!(federation.patch(root, &path, json!({"encrypted": true})).await.expect(200)["name"], long("c"));
+}
+
+#[tokio::test]
+async fn names_hold_no_control_characters() {
+    let federation = Federation::new(1, false).await;
+    let (root, organization) = (federation.root.as_str(), federation.members[0].organization);
+    let forged = "a\n2027-01-15T08:00:00Z  INFO user logged in";
+    let user = |first: &str, last: &str, email: &str| {
+        json!({
+            "username": "ann", "firstname": first, "lastname": last, "password": "Correct-Horse-1", "email": email,
+            "organization_id": organization,
+        })
+    };
+    let mut task = federation.task_body(&[0]);
+    task["name"] = json!(forged);
+    let collaboration = federation.collaboration;
+    for (path, field, body) in [
+        ("/user", "firstname", user(forged, "b", "a@x.example")),
+        ("/user", "lastname", user("a", forged, "a@x.example")),
+        ("/user", "email", user("a", "b", "a\u{1b}@x.example")),
+        ("/role", "name", json!({"name": forged, "rules": []})),
+        ("/organization", "name", json!({"name": forged})),
+        ("/collaboration", "name", json!({"name": forged, "organization_ids": [organization], "encrypted": false})),
+        (
+            "/study",
+            "name",
+            json!({"name": forged, "collaboration_id": collaboration, "organization_ids": [organization]}),
+        ),
+        ("/algorithmstore", "name", json!({"name": forged, "algorithm_store_url": "https://store.example/api"})),
+        ("/task", "name", task),
+    ] {
+        let refused = federation.post(root, path, body).await.expect(400);
+        assert!(refused["errors"][field].is_array(), "{path}: {refused}");
+    }
+    let found = federation.get(root, "/user?username=root").await.expect(200);
+    for (path, field) in [
+        (format!("/node/{}", federation.members[0].node), "name"),
+        (format!("/organization/{organization}"), "name"),
+        (format!("/collaboration/{collaboration}"), "name"),
+        (format!("/user/{}", id(&found["data"][0])), "firstname"),
+    ] {
+        let refused = federation.patch(root, &path, json!({field: "a\u{7f}b"})).await.expect(400);
+        assert!(refused["errors"][field].is_array(), "{path}: {refused}");
+    }
 }
 
 #[tokio::test]
@@ -212,6 +258,20 @@ async fn a_role_is_its_organizations_and_built_in_ones_stay() {
     federation.post(root, "/role", json!({"name": "researcher", "rules": []})).await.expect(400);
     federation.patch(root, "/role/5", json!({"rules": []})).await.expect(400);
     federation.delete(root, "/role/5").await.expect(400);
+    // So it is told to whoever may see it; others are told that they may not.
+    federation.add_user("admin", 2, &[6]).await;
+    federation.add_user("guest", 2, &[]).await;
+    for (name, status) in [("admin", 400), ("guest", 401)] {
+        let token = federation.log_in(name).await;
+        federation.patch(&token, "/role/5", json!({"rules": []})).await.expect(status);
+        federation.delete(&token, "/role/5").await.expect(status);
+        federation.post(&token, "/role/5/rule/1", json!({})).await.expect(status);
+        federation.delete(&token, "/role/5/rule/1").await.expect(status);
+    }
+    for path in ["/role/%ff/rule/1", "/role/5/rule/%ff", "/role/x/rule/1"] {
+        assert_eq!(federation.post(root, path, json!({})).await.expect(404)["code"], "unknown_route");
+        assert_eq!(federation.delete(root, path).await.expect(404)["code"], "unknown_route");
+    }
     let user = federation.add_user("somebody", 2, &[id(&role)]).await;
     federation.delete(root, &path).await.expect(400);
     federation.delete(root, &format!("{path}?delete_dependents=true")).await.expect(200);

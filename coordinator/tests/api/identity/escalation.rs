@@ -166,6 +166,124 @@ async fn a_role_of_one_organization_is_not_given_to_a_user_of_another() {
     federation.patch(root, &format!("/user/{user}"), json!({"roles": [role]})).await.expect(401);
 }
 
+/// What makes a user.
+fn new_user(username: &str, organization: i64, roles: &[i64], rules: &[i64]) -> serde_json::Value {
+    json!({
+        "username": username, "firstname": "a", "lastname": "b", "password": "Correct-Horse-1",
+        "email": format!("{username}@x.example"), "organization_id": organization, "roles": roles, "rules": rules,
+    })
+}
+
+#[tokio::test]
+async fn a_partners_users_get_no_more_than_their_maker_reaches_there() {
+    let federation = Federation::new(2, false).await;
+    let (root, partner) = (federation.root.as_str(), federation.members[1].organization);
+    federation.add_user("admin", federation.members[0].organization, &[COLLABORATION_ADMIN]).await;
+    let admin = federation.log_in("admin").await;
+    let strong = federation.add_user("strong", partner, &[ORGANIZATION_ADMIN]).await;
+    let strong = format!("/user/{strong}");
+
+    // Whoever sees and asks in all of a partner's collaborations makes others there who do.
+    let body = new_user("theirs", partner, &[5], &[51]);
+    let made = format!("/user/{}", id(&federation.post(&admin, "/user", body).await.expect(201)));
+    federation.patch(&admin, &made, json!({"roles": [4, 5], "rules": []})).await.expect(200);
+    federation.patch(&admin, &made, json!({"email": "other@x.example"})).await.expect(200);
+    // But nobody who could replace the partner's key: by a role, by a rule, or by somebody else's mail.
+    for (roles, rules, rule) in [
+        (vec![ORGANIZATION_ADMIN], vec![], "6 (node, EDIT, ORGANIZATION)"),
+        (vec![], vec![24], "24 (organization, EDIT, ORGANIZATION)"),
+        (vec![], vec![25], "25 (organization, EDIT, COLLABORATION)"),
+    ] {
+        let refused = federation.post(&admin, "/user", new_user("minion", partner, &roles, &rules)).await.expect(401);
+        let told = refused["msg"].as_str().unwrap();
+        assert!(told.contains(rule) && told.contains(&format!("id={partner}")), "{told}");
+        federation.patch(&admin, &made, json!({"roles": roles, "rules": rules})).await.expect(401);
+    }
+    let refused = federation.patch(&admin, &strong, json!({"email": "mine@x.example"})).await.expect(401);
+    assert!(refused["msg"].as_str().unwrap().contains("mail address"), "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("rule 6 (node, EDIT"), "{refused}");
+    federation.patch(&admin, &strong, json!({"roles": [4]})).await.expect(401);
+    federation.delete(&admin, &strong).await.expect(401);
+    federation.patch(&admin, &strong, json!({"firstname": "fine"})).await.expect(200);
+
+    // Where the partner works with others too, its users would reach what their maker does not.
+    let strangers = federation.add_organizations("stranger", 1).await;
+    federation.add_collaboration("elsewhere", &[partner, strangers[0]], false).await;
+    for (roles, rules) in [(vec![4], vec![]), (vec![5], vec![]), (vec![], vec![3]), (vec![], vec![47])] {
+        federation.post(&admin, "/user", new_user("minion", partner, &roles, &rules)).await.expect(401);
+    }
+    federation.patch(&admin, &made, json!({"rules": [6]})).await.expect(401);
+    federation.patch(&admin, &made, json!({"roles": []})).await.expect(401);
+    federation.patch(&admin, &made, json!({"email": "mine@x.example"})).await.expect(401);
+    federation.delete(&admin, &made).await.expect(401);
+    federation.post(&admin, "/user", new_user("harmless", partner, &[], &[51])).await.expect(201);
+    // Whoever has a rule everywhere gives it everywhere.
+    federation.post(root, "/user", new_user("chosen", partner, &[ORGANIZATION_ADMIN], &[])).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_partners_roles_get_no_rule_that_their_maker_does_not_reach_there() {
+    let federation = Federation::new(2, false).await;
+    let (home, partner) = (federation.members[0].organization, federation.members[1].organization);
+    // Makes and changes roles in all collaborations, and has the rules about nodes and organizations.
+    let body = json!({"name": "roles", "rules": [2, 3, 24, 25, 57, 60, 63, 66], "organization_id": home});
+    let role = id(&federation.post(&federation.root, "/role", body).await.expect(201));
+    federation.add_user("maker", home, &[role]).await;
+    let maker = federation.log_in("maker").await;
+    let new = |rules: &[i64]| json!({"name": "theirs", "rules": rules, "organization_id": partner});
+    federation.post(&maker, "/role", new(&[24])).await.expect(401);
+    let path = format!("/role/{}", id(&federation.post(&maker, "/role", new(&[3])).await.expect(201)));
+    federation.patch(&maker, &path, json!({"rules": [3, 24]})).await.expect(401);
+    federation.post(&maker, &format!("{path}/rule/25"), json!({})).await.expect(401);
+    federation.post(&maker, &format!("{path}/rule/2"), json!({})).await.expect(201);
+    federation.patch(&federation.root, &path, json!({"rules": [3, 24]})).await.expect(200);
+    federation.delete(&maker, &format!("{path}/rule/24")).await.expect(401);
+    federation.delete(&maker, &path).await.expect(401);
+    let body = json!({"name": "ours", "rules": [24, 25], "organization_id": home});
+    federation.post(&maker, "/role", body).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_user_is_deleted_by_whoever_could_take_their_rights_or_is_the_user() {
+    let federation = Federation::new(1, false).await;
+    let organization = federation.members[0].organization;
+    federation.add_user("admin", organization, &[ORGANIZATION_ADMIN]).await;
+    let admin = federation.log_in("admin").await;
+    let strong = federation.add_user("strong", organization, &[COLLABORATION_ADMIN]).await;
+    let weak = federation.add_user("weak", organization, &[4]).await;
+    federation.delete(&admin, &format!("/user/{strong}")).await.expect(401);
+    federation.delete(&admin, &format!("/user/{weak}")).await.expect(200);
+    let me = federation.log_in("strong").await;
+    federation.delete(&me, &format!("/user/{strong}")).await.expect(200);
+}
+
+#[tokio::test]
+async fn the_last_user_with_every_right_stays() {
+    let federation = Federation::new(1, false).await;
+    let organization = federation.members[0].organization;
+    let first = id(&federation.get(&federation.root, "/user?username=root").await.expect(200)["data"][0]);
+    let first = format!("/user/{first}");
+    let refused = federation.delete(&federation.root, &first).await.expect(400);
+    assert_eq!(refused["code"], "last_root");
+    federation.get(&federation.root, &first).await.expect(200);
+
+    // A role with every rule is as good as the one that is built in.
+    let every: Vec<i64> = (1..=86).collect();
+    let body = json!({"name": "every", "rules": every, "organization_id": organization});
+    let role = format!("/role/{}", id(&federation.post(&federation.root, "/role", body).await.expect(201)));
+    let roles: Vec<i64> = vec![role[6..].parse().unwrap()];
+    let other = federation.add_user("other", organization, &roles).await;
+    let other_token = federation.log_in("other").await;
+    federation.patch(&other_token, &first, json!({"roles": [5]})).await.expect(200);
+    let fewer = federation.patch(&other_token, &role, json!({"rules": [1, 2, 3]})).await.expect(400);
+    assert_eq!(fewer["code"], "last_root");
+    for path in [format!("{role}/rule/86"), format!("{role}?delete_dependents=true"), format!("/user/{other}")] {
+        assert_eq!(federation.delete(&other_token, &path).await.expect(400)["code"], "last_root", "{path}");
+    }
+    federation.patch(&other_token, &first, json!({"roles": [1]})).await.expect(200);
+    federation.delete(&federation.root, &format!("/user/{other}")).await.expect(200);
+}
+
 #[tokio::test]
 async fn a_collaborations_administrator_pulls_nobody_in_and_reaches_no_other() {
     let (federation, admin, stranger, elsewhere) = two_worlds(COLLABORATION_ADMIN).await;

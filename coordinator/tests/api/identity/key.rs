@@ -1,5 +1,6 @@
 //! The public keys of organizations are kept, with who brought them.
 
+use axum::http::Method;
 use serde_json::{Value, json};
 use twinmesh_protocol::key::OrganizationKey;
 
@@ -43,6 +44,49 @@ async fn every_key_that_an_organization_had_stays_known() {
     assert_eq!(fingerprints(&page.body), [second.fingerprint()]);
 }
 
+async fn node_token(federation: &Federation, answer: &Value) -> String {
+    let body = json!({"api_key": answer["api_key"]});
+    let pair = federation.ask(Method::POST, "/token/node", None, Some(body), &[]).await.expect(200);
+    pair["access_token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_node_replaces_a_key_only_if_its_api_key_was_given_to_a_member_who_may() {
+    let federation = Federation::new(1, false).await;
+    let (root, member) = (federation.root.as_str(), &federation.members[0]);
+    let organization = format!("/organization/{}", member.organization);
+    let body = json!({"name": "nodes", "rules": [3, 6], "organization_id": member.organization});
+    let role = id(&federation.post(root, "/role", body).await.expect(201));
+    federation.add_user("keeper", member.organization, &[6]).await;
+    federation.add_user("technician", member.organization, &[role]).await;
+    let (keeper, technician) = (federation.log_in("keeper").await, federation.log_in("technician").await);
+    let replace = async |token: &str| {
+        let key = OrganizationKey::generate().public();
+        federation.patch(token, &organization, json!({"public_key": key.to_api()})).await
+    };
+    // `root`, who made the node, has its API key; its first key it brought all the same, and it may bring it again.
+    let refused = replace(&member.node_token).await.expect(401);
+    assert_eq!(refused["code"], "key_in_other_hands");
+    assert!(refused["detail"].as_str().unwrap().contains("twinmesh key upload"), "{refused}");
+    let same = json!({"public_key": member.key.public().to_api()});
+    federation.patch(&member.node_token, &organization, same).await.expect(200);
+
+    for (renewer, status) in [(root, 401), (&*keeper, 200), (&*technician, 401), (&*keeper, 200), (root, 401)] {
+        let renewed = federation.post(renewer, "/recover/node", json!({"id": member.node})).await.expect(200);
+        let token = node_token(&federation, &renewed).await;
+        replace(&token).await.expect(status);
+    }
+
+    // The same where a node is made.
+    for (name, maker, status) in [("second", &*keeper, 200), ("third", root, 401)] {
+        let body = json!({"name": name, "organization_ids": [member.organization], "encrypted": false});
+        let collaboration = id(&federation.post(root, "/collaboration", body).await.expect(200));
+        let body = json!({"collaboration_id": collaboration, "organization_id": member.organization});
+        let made = federation.post(maker, "/node", body).await.expect(201);
+        replace(&node_token(&federation, &made).await).await.expect(status);
+    }
+}
+
 #[tokio::test]
 async fn keys_are_seen_by_whoever_sees_the_organization() {
     let federation = Federation::new(1, false).await;
@@ -55,7 +99,7 @@ async fn keys_are_seen_by_whoever_sees_the_organization() {
     assert_eq!(keys["data"][0]["set_by"], json!({"type": "user", "id": 1}));
     federation.get(&federation.members[0].researcher, &path).await.expect(401);
     federation.get(&federation.root, "/organization/99/key").await.expect(404);
-    federation.ask(axum::http::Method::GET, &path, None, None, &[]).await.expect(401);
+    federation.ask(Method::GET, &path, None, None, &[]).await.expect(401);
 }
 
 #[tokio::test]

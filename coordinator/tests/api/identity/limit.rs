@@ -172,6 +172,23 @@ async fn an_account_is_bounded_wherever_the_guesses_come_from_and_whether_or_not
 }
 
 #[tokio::test]
+async fn asking_for_a_lost_password_holds_up_no_log_in() {
+    let federation = strict(|config| config.limits.guesses_per_account = 2).await;
+    for (number, email, status) in
+        [(1, "root@domain.ext", 200), (2, "ROOT@domain.ext", 200), (3, "Root@Domain.ext", 429)]
+    {
+        let from = format!("192.0.2.{number}:1");
+        post(&federation, &from, None, "/recover/lost", json!({"email": email})).await.expect(status);
+    }
+    for (number, status) in [(4, 200), (5, 200), (6, 429)] {
+        let from = format!("192.0.2.{number}:1");
+        post(&federation, &from, None, "/recover/lost", json!({"username": "root"})).await.expect(status);
+    }
+    let log_in = json!({"username": "root", "password": PASSWORD});
+    post(&federation, "192.0.2.7:1", None, "/token/user", log_in).await.expect(200);
+}
+
+#[tokio::test]
 async fn behind_a_proxy_of_ours_each_caller_has_their_own_address() {
     let federation = strict(|_| {}).await;
     let proxy = "127.0.0.1:4711";

@@ -86,6 +86,27 @@ async fn a_right_password_forgives_the_wrong_ones_before_it() {
 }
 
 #[tokio::test]
+async fn a_refresh_token_that_comes_again_at_once_is_answered_with_another_pair_of_the_same_log_in() {
+    let federation = Federation::new(1, false).await;
+    let first = log_in(&federation, "root", PASSWORD).await.expect(200);
+    // As from two threads, or after an answer that was lost.
+    let second = refresh(&federation, &first["refresh_token"]).await.expect(200);
+    federation.clock.fetch_add(29 * SECOND, Ordering::Relaxed);
+    let third = refresh(&federation, &first["refresh_token"]).await.expect(200);
+    assert_ne!(second["refresh_token"], third["refresh_token"]);
+    for pair in [&second, &third] {
+        assert_eq!(claims(&pair["access_token"])["family"], claims(&first["access_token"])["family"]);
+    }
+    let fourth = refresh(&federation, &second["refresh_token"]).await.expect(200);
+    // Repeats do not make the time longer: who has a copy ends all of it.
+    federation.clock.fetch_add(2 * SECOND, Ordering::Relaxed);
+    refresh(&federation, &first["refresh_token"]).await.expect(401);
+    for pair in [&third, &fourth] {
+        refresh(&federation, &pair["refresh_token"]).await.expect(401);
+    }
+}
+
+#[tokio::test]
 async fn a_refresh_token_is_good_once_and_its_second_use_ends_the_log_in() {
     let federation = Federation::new(1, false).await;
     let first = log_in(&federation, "root", PASSWORD).await.expect(200);
@@ -94,6 +115,7 @@ async fn a_refresh_token_is_good_once_and_its_second_use_ends_the_log_in() {
     assert_eq!(second["user_url"], first["user_url"]);
     federation.get(second["access_token"].as_str().unwrap(), "/rule").await.expect(200);
 
+    federation.clock.fetch_add(31 * SECOND, Ordering::Relaxed);
     let reused = refresh(&federation, &first["refresh_token"]).await;
     assert_eq!(reused.msg(), "Token has been revoked");
     reused.expect(401);
@@ -151,9 +173,16 @@ async fn a_node_logs_in_with_the_key_it_was_given_once() {
     assert_eq!((unknown.status.as_u16(), unknown.msg()), (401, "Api key is not recognized!"));
     log_in(key(&json!("no uuid"))).await.expect(400);
 
+    let token = pair["access_token"].as_str().unwrap();
+    federation.get(token, &path).await.expect(200);
+    federation.clock.fetch_add(SECOND, Ordering::Relaxed);
     let renewed = federation.post(&federation.root, "/recover/node", json!({"id": id(&node)})).await.expect(200);
     log_in(key(&node["api_key"])).await.expect(401);
-    log_in(key(&renewed["api_key"])).await.expect(200);
+    // Every token that was had with it ends with it.
+    assert_eq!(federation.get(token, &path).await.expect(401)["code"], "token_ended");
+    refresh(&federation, &pair["refresh_token"]).await.expect(401);
+    let pair = log_in(key(&renewed["api_key"])).await.expect(200);
+    federation.get(pair["access_token"].as_str().unwrap(), &path).await.expect(200);
     federation.delete(&federation.root, &path).await.expect(200);
     federation.get(pair["access_token"].as_str().unwrap(), &path).await.expect(401);
 }
@@ -163,6 +192,8 @@ async fn a_password_is_changed_by_whoever_knows_the_old_one() {
     let federation = Federation::new(1, false).await;
     federation.add_user("somebody", 1, &[]).await;
     let pair = log_in(&federation, "somebody", PASSWORD).await.expect(200);
+    let elsewhere = log_in(&federation, "somebody", PASSWORD).await.expect(200);
+    federation.clock.fetch_add(SECOND, Ordering::Relaxed);
     let token = pair["access_token"].as_str().unwrap();
     let change = |current: &str, new: &str| {
         federation.patch(token, "/password/change", json!({"current_password": current, "new_password": new}))
@@ -175,7 +206,13 @@ async fn a_password_is_changed_by_whoever_knows_the_old_one() {
     change(PASSWORD, "Another-Horse-2").await.expect(200);
     log_in(&federation, "somebody", PASSWORD).await.expect(401);
     log_in(&federation, "somebody", "Another-Horse-2").await.expect(200);
-    refresh(&federation, &pair["refresh_token"]).await.expect(401);
+    // Who changed it goes on; whoever else was logged in does not.
+    federation.get(token, "/rule").await.expect(200);
+    let renewed = refresh(&federation, &pair["refresh_token"]).await.expect(200);
+    federation.get(renewed["access_token"].as_str().unwrap(), "/rule").await.expect(200);
+    let ended = federation.get(elsewhere["access_token"].as_str().unwrap(), "/rule").await;
+    assert_eq!((ended.status.as_u16(), ended.msg()), (401, "Token has been revoked"));
+    refresh(&federation, &elsewhere["refresh_token"]).await.expect(401);
 }
 
 #[tokio::test]

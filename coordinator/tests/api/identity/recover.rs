@@ -62,6 +62,7 @@ async fn a_lost_password_is_replaced_by_whoever_reads_the_mail() {
         assert!(mail.contains(part), "{part} in {mail}");
     }
     let token = token(&mail);
+    federation.clock.fetch_add(SECOND, Ordering::Relaxed);
     let weak = post(&federation, "/recover/reset", json!({"reset_token": token, "password": "another-horse-2"})).await;
     assert!(weak.msg().contains("uppercase"), "{}", weak.body);
     weak.expect(400);
@@ -71,6 +72,7 @@ async fn a_lost_password_is_replaced_by_whoever_reads_the_mail() {
     log_in(&federation, "ada", NEW).await.expect(200);
     log_in(&federation, "ada", PASSWORD).await.expect(401);
     federation.ask(Method::POST, "/token/refresh", pair["refresh_token"].as_str(), None, &[]).await.expect(401);
+    federation.get(pair["access_token"].as_str().unwrap(), "/rule").await.expect(401);
     let again = reset(&federation, &token).await;
     assert_eq!(again.msg(), "Invalid recovery token!");
     again.expect(400);
@@ -177,6 +179,7 @@ async fn a_lost_authenticator_is_replaced_by_whoever_knows_the_password_and_read
     log_in(Some(code(&federation, &lost))).await.expect(401);
     log_in(Some(code(&federation, &found))).await.expect(200);
     federation.ask(Method::POST, "/token/refresh", pair["refresh_token"].as_str(), None, &[]).await.expect(401);
+    federation.get(pair["access_token"].as_str().unwrap(), "/rule").await.expect(401);
     post(&federation, "/recover/2fa/reset", json!({"reset_token": token})).await.expect(400);
 }
 

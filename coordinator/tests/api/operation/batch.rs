@@ -127,6 +127,13 @@ async fn a_fault_names_line_and_key_and_nothing_is_imported() {
         ("organizations:\n  - name: a\n    colour: red\n".to_owned(), ["batch.yaml", "line 3", "colour"]),
         (first.replace("Correct-Horse-1", "weak"), ["someone", "line 4", "--weak-passwords"]),
         (first.replace("password: Correct-Horse-1", "password_hash: x"), ["someone", "line 4", "bcrypt"]),
+        (
+            first.replace(
+                "password: Correct-Horse-1",
+                "password_hash: $2b$13$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+            ),
+            ["someone", "line 4", "cost 4 to 12"],
+        ),
         (first.replace("password: Correct-Horse-1", "x: 1"), ["batch.yaml", "line 4", "x"]),
         (first.replace("someone,", "someone, roles: [Boss],"), ["someone", "line 4", "Boss"]),
         (first.replace("someone,", &format!("someone, lastname: {},", "x".repeat(129))), ["line 4", "lastname", "128"]),
