@@ -11,7 +11,7 @@ use twinmesh_protocol::time::Time;
 
 use crate::authn::password::check_policy;
 use crate::authn::secret;
-use crate::authz::action::{ChangePassword, CreateUser, DeleteUser, EditNode};
+use crate::authz::action::{ChangePassword, CreateUser, DeleteUser, RenewApiKey};
 use crate::authz::grant::{grant, grant_roles};
 use crate::authz::operator::operator;
 use crate::authz::rule::RuleSet;
@@ -388,7 +388,7 @@ async fn new_key(house: &House, name: &str, key_file: Option<&Path>, json: bool)
     let mut tx = house.store.write().await?;
     let id = find::node_by_name(tx.conn(), name).await?;
     let id = id.ok_or_else(|| NotFound { noun: "node", name: name.into() })?;
-    let permit = decide::<EditNode>(&operator(None), id, &Target::anywhere())?;
+    let permit = decide::<RenewApiKey>(&operator(None), id, &Target::anywhere())?;
     let key = secret::new_key().to_string();
     let hash = secret::hash(&key);
     store::node::api_key_replace(&mut tx, permit, NewApiKey::of_operator(&hash), house.now).await?;

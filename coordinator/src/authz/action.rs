@@ -142,6 +142,7 @@ actions! {
     ViewNode(NodeId) "see a node": DAEMONS, rule Node View in ALL_SCOPES, always [TheNode];
     CreateNode((CollaborationId, OrganizationId)) "create a node": USER, rule Node Create in ALL_SCOPES;
     EditNode(NodeId) "change a node": DAEMONS, rule Node Edit in ALL_SCOPES;
+    RenewApiKey(NodeId) "give a node another API key": USER, rule Node Edit in ALL_SCOPES;
     DeleteNode(NodeId) "delete a node": USER, rule Node Delete in ALL_SCOPES;
     PublishPeer(NodeId) "tell how a node is reached": NODE, no rule, always [TheNode];
     PublishDetails(NodeId) "tell what a node offers": NODE, no rule, always [TheNode];

@@ -29,7 +29,7 @@ use super::problem::Problem;
 use super::scope;
 use crate::authn::secret;
 use crate::authz::Target;
-use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails, ReplacePublicKey, ViewNode};
+use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails, RenewApiKey, ReplacePublicKey, ViewNode};
 use crate::limits::{self, Described, bounded, described};
 use crate::store::node as store;
 
@@ -287,12 +287,9 @@ struct ApiKey {
 #[tracing::instrument(name = "http.node.renew_api_key", skip_all)]
 async fn renew_api_key(mut caller: Caller, Body(body): Body<IdBody>) -> Result<Json<ApiKey>, Problem> {
     let record = find(&mut caller, NodeId::new(body.id)).await?;
-    let permit = caller.permit::<EditNode>(record.id, &target(&record))?;
-    if caller.actor.user().is_none() {
-        return Err(Problem::permission());
-    }
-    let api_key = secret::new_key().to_string();
     let target = target(&record);
+    let permit = caller.permit::<RenewApiKey>(record.id, &target)?;
+    let api_key = secret::new_key().to_string();
     let new = store::NewApiKey { hash: &secret::hash(&api_key), in_own_hands: in_own_hands(&caller, &target) };
     store::api_key_replace(&mut caller.tx, permit, new, caller.now).await?;
     caller.commit().await?;

@@ -52,7 +52,7 @@ async fn delete(mut caller: Caller, params: Params) -> Result<Json<Message>, Pro
     let id = params.get::<RunId>("run_id")?.ok_or_else(|| invalid("run_id", "it is required"))?;
     let place = run::view::find(&mut caller, id).await?;
     let permit = caller.permit::<OpenPort>(place.id, &run::view::target(&place))?;
-    store::run::port_delete(&mut caller.tx, permit.subject()).await?;
+    store::port::port_delete(&mut caller.tx, permit).await?;
     caller.commit().await?;
     Ok(Message::new("Ports removed from the database."))
 }

@@ -13,7 +13,7 @@ use super::run::{Gone, fail_node_runs};
 use super::token::log_ins_end;
 use super::{Result, Tx, expect_one, removal, time};
 use crate::authz::Permit;
-use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails};
+use crate::authz::action::{CreateNode, DeleteNode, EditNode, PublishDetails, RenewApiKey};
 
 /// A node's row.
 #[derive(Debug, Clone)]
@@ -214,7 +214,7 @@ pub(crate) async fn node_config_replace(
 /// Gives a node another key; the old one, and every token had with it, stops working.
 pub(crate) async fn api_key_replace(
     tx: &mut Tx,
-    permit: Permit<EditNode>,
+    permit: Permit<RenewApiKey>,
     api_key: NewApiKey<'_>,
     now: Time,
 ) -> Result<()> {

@@ -8,7 +8,7 @@ use twinmesh_protocol::wire::{AlgorithmAddress, EventKind, NewPort, Port};
 
 use super::event::event_insert;
 use super::filter::{self, Filter};
-use super::run::{IS_OPEN, RunPlace};
+use super::run::{IS_OPEN, RunPlace, ports_clear};
 use super::{Result, Tx};
 use crate::authz::Permit;
 use crate::authz::action::OpenPort;
@@ -60,6 +60,11 @@ pub(crate) async fn port_insert(
     };
     event_insert(tx, place.event(EventKind::PortRegistered, now)).await?;
     Ok(Port { id: PortId::new(id), port: new.port, label: new.label.clone() })
+}
+
+/// Takes a run's ports back.
+pub(crate) async fn port_delete(tx: &mut Tx, permit: Permit<OpenPort>) -> Result<()> {
+    ports_clear(tx, permit.subject()).await
 }
 
 /// Where the runs asked for are reached, in the order in which their ports were registered.

@@ -434,7 +434,7 @@ async fn made_tree(conn: &mut AnyConnection, place: &RunPlace) -> Result<Vec<Tas
 }
 
 /// Takes a run's ports back.
-pub(crate) async fn port_delete(tx: &mut Tx, run: RunId) -> Result<()> {
+pub(super) async fn ports_clear(tx: &mut Tx, run: RunId) -> Result<()> {
     sqlx::query("DELETE FROM algorithm_port WHERE run_id = $1").bind(run.get()).execute(tx.conn()).await?;
     Ok(())
 }
@@ -462,7 +462,7 @@ async fn run_update(tx: &mut Tx, place: &RunPlace, change: RunChange<'_>, now: T
     .await?;
     expect_one(done.rows_affected())?;
     if state.is_finished() {
-        port_delete(tx, place.id).await?;
+        ports_clear(tx, place.id).await?;
     }
     if state.status() != place.state.status() {
         let event = NewEvent { status: Some(state.status()), ..place.event(EventKind::RunStatus, now) };
