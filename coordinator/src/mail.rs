@@ -1,4 +1,5 @@
-//! Mail to users: tokens for whoever lost a password or an authenticator, and notices of failed log-ins.
+//! Mail to users: tokens for whoever lost a password or an authenticator, and notices of failed log-ins and of another
+//! mail address.
 //!
 //! * `text` – what mails say. `postman` – the one who empties the outbox, in the background: neither a slow mail server
 //!   nor one that is down is felt by whoever asked, and nothing is lost.

@@ -312,6 +312,9 @@ async fn update(mut caller: Caller, Id(id): Id<UserId>, Body(change): Body<Chang
     let rooted = scope::is_rooted(&mut caller).await?;
     store::user_update(&mut caller.tx, permit, &details, rights.as_ref()).await?;
     scope::check_rooted(&mut caller, rooted).await?;
+    if let (true, true, Some(had)) = (readdressed, caller.state.recovery().by_mail, &before.email) {
+        crate::store::outbox::address_notice(&mut caller.tx, id, had, caller.now).await?;
+    }
     let record = find(&mut caller, id).await?;
     let answer = user(&caller.state, record);
     caller.commit().await?;

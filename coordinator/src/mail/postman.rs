@@ -129,7 +129,7 @@ impl Postman {
         let purpose = match letter.kind {
             MailKind::RecoverPassword => Some(Purpose::Password),
             MailKind::RecoverTwoFactor => Some(Purpose::TwoFactor),
-            MailKind::FailedLogIns => None,
+            MailKind::FailedLogIns | MailKind::AddressChanged => None,
         };
         let token = secret::new_token();
         if let (Some(to), Some(purpose)) = (&letter.to, purpose) {

@@ -60,6 +60,15 @@ impl Voice {
                      guess it.\n"
                 ),
             ),
+            MailKind::AddressChanged => (
+                format!("{name}: your mail address was changed"),
+                format!(
+                    "the user `{user}` at {name} has another mail address from now on. This is the last mail to\n\
+                     this one.\n\n\
+                     If neither you nor an administrator changed it, somebody else has your log-in, and could set a new\n\
+                     password by mail: tell your administrator at once.\n"
+                ),
+            ),
         };
         let whom = to.firstname.as_deref().filter(|name| !name.is_empty()).unwrap_or(user);
         let mut body = format!("Dear {whom},\n\n{words}");

@@ -131,9 +131,10 @@ impl Engine {
                     Synchronous::Full => "",
                     Synchronous::Normal => "SET synchronous_commit = off;",
                 };
+                // Compiling a query takes longer than any of ours does without.
                 format!(
                     "SELECT set_config('application_name', COALESCE(NULLIF(current_setting('application_name'), ''), \
-                     'twinmesh-coordinator'), false); SET client_min_messages = warning; \
+                     'twinmesh-coordinator'), false); SET client_min_messages = warning; SET jit = off; \
                      SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}; {synchronous}",
                     ACQUIRE_TIMEOUT.as_millis(),
                     IDLE_TIMEOUT.as_millis()

@@ -37,6 +37,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 7, sql: include_str!("../../migrations/0007_relay.sql") },
     Migration { version: 8, sql: include_str!("../../migrations/0008_status.sql") },
     Migration { version: 9, sql: include_str!("../../migrations/0009_identity.sql") },
+    Migration { version: 10, sql: include_str!("../../migrations/0010_notice.sql") },
 ];
 
 /// What has been applied to a database: by number, with its checksum if that was kept.

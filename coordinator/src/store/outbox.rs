@@ -19,10 +19,13 @@ pub(crate) enum MailKind {
     RecoverTwoFactor,
     /// The account is locked.
     FailedLogIns,
+    /// Mail about the account goes to another address from now on.
+    AddressChanged,
 }
 
 impl MailKind {
-    pub(crate) const ALL: [Self; 3] = [Self::RecoverPassword, Self::RecoverTwoFactor, Self::FailedLogIns];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::RecoverPassword, Self::RecoverTwoFactor, Self::FailedLogIns, Self::AddressChanged];
 
     /// As it stands in the outbox.
     pub(crate) fn word(self) -> &'static str {
@@ -30,6 +33,7 @@ impl MailKind {
             Self::RecoverPassword => "recover_password",
             Self::RecoverTwoFactor => "recover_two_factor",
             Self::FailedLogIns => "failed_log_ins",
+            Self::AddressChanged => "address_changed",
         }
     }
 
@@ -57,15 +61,17 @@ pub(crate) struct Recipient {
     pub(crate) id: UserId,
     pub(crate) username: String,
     pub(crate) firstname: Option<String>,
+    /// The address that the mail names, else the user's.
     pub(crate) email: Option<String>,
 }
 
-/// The column that holds when a user was last sent one of the kind.
-fn last_sent(kind: MailKind) -> &'static str {
+/// The column that holds when a user was last sent one of the kind; none where each is sent.
+fn last_sent(kind: MailKind) -> Option<&'static str> {
     match kind {
-        MailKind::RecoverPassword => "last_email_recover_password_sent",
-        MailKind::RecoverTwoFactor => "last_email_recover_two_factor_sent",
-        MailKind::FailedLogIns => "last_email_failed_login_sent",
+        MailKind::RecoverPassword => Some("last_email_recover_password_sent"),
+        MailKind::RecoverTwoFactor => Some("last_email_recover_two_factor_sent"),
+        MailKind::FailedLogIns => Some("last_email_failed_login_sent"),
+        MailKind::AddressChanged => None,
     }
 }
 
@@ -78,18 +84,30 @@ pub(crate) async fn mail_request(
     every: Duration,
     now: Time,
 ) -> Result<()> {
-    let column = last_sent(kind);
-    let sql = format!("UPDATE user_account SET {column} = $1 WHERE id = $2 AND COALESCE({column}, 0) <= $3");
-    let done = sqlx::query(AssertSqlSafe(sql))
-        .bind(now.micros())
-        .bind(user.map_or(0, UserId::get))
-        .bind(before(now, every))
-        .execute(tx.conn())
-        .await?;
-    let to = user.filter(|_| done.rows_affected() == 1);
-    sqlx::query("INSERT INTO outbox (kind, user_id, made_at, next_try_at) VALUES ($1, $2, $3, $3)")
+    let mut to = user;
+    if let Some(column) = last_sent(kind) {
+        let sql = format!("UPDATE user_account SET {column} = $1 WHERE id = $2 AND COALESCE({column}, 0) <= $3");
+        let done = sqlx::query(AssertSqlSafe(sql))
+            .bind(now.micros())
+            .bind(user.map_or(0, UserId::get))
+            .bind(before(now, every))
+            .execute(tx.conn())
+            .await?;
+        to = to.filter(|_| done.rows_affected() == 1);
+    }
+    mail_insert(tx, kind, to, None, now).await
+}
+
+/// Asks for a mail that tells a user, at the address they had, that it is another now.
+pub(crate) async fn address_notice(tx: &mut Tx, user: UserId, had: &str, now: Time) -> Result<()> {
+    mail_insert(tx, MailKind::AddressChanged, Some(user), Some(had), now).await
+}
+
+async fn mail_insert(tx: &mut Tx, kind: MailKind, to: Option<UserId>, address: Option<&str>, now: Time) -> Result<()> {
+    sqlx::query("INSERT INTO outbox (kind, user_id, address, made_at, next_try_at) VALUES ($1, $2, $3, $4, $4)")
         .bind(kind.word())
         .bind(to.map(UserId::get))
+        .bind(address)
         .bind(now.micros())
         .execute(tx.conn())
         .await?;
@@ -120,7 +138,7 @@ pub(crate) async fn locked_untold(
 pub(crate) async fn outbox_next(conn: &mut AnyConnection, now: Time) -> Result<Option<Letter>> {
     let row = sqlx::query(
         "SELECT outbox.id, outbox.kind, outbox.made_at, outbox.tries, user_account.id, user_account.username, \
-         user_account.firstname, user_account.email FROM outbox \
+         user_account.firstname, COALESCE(outbox.address, user_account.email) FROM outbox \
          LEFT JOIN user_account ON user_account.id = outbox.user_id \
          WHERE outbox.next_try_at <= $1 ORDER BY outbox.next_try_at, outbox.id LIMIT 1",
     )
