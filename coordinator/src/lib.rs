@@ -226,7 +226,7 @@ impl Coordinator {
             api_path: config.api_path.clone(),
             body_limit: usize::try_from(config.limits.request_body.0).unwrap_or(usize::MAX),
             body_idle: config.limits.body_idle.0,
-            body_memory: Memory::new(config.limits.request_memory.0.max(config.limits.request_body.0)),
+            body_memory: Memory::new(config.limits.request_memory.0, config.limits.request_body.0),
             held_per_caller: usize::try_from(config.limits.held_per_caller).unwrap_or(usize::MAX),
             status_hold: config.limits.status_hold.0,
             node_grace: config.limits.node_grace.0,

@@ -93,6 +93,16 @@ pub enum Subject {
     Container(ContainerSubject),
 }
 
+impl Subject {
+    /// A word for whom it is, the same for all of their tokens.
+    pub(crate) fn key(&self) -> String {
+        match self {
+            Self::Entity(kind, id) => format!("{kind:?}:{id}"),
+            Self::Container(run) => format!("run of task {} at {}", run.task_id, run.organization_id),
+        }
+    }
+}
+
 /// An access token that was checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Access {

@@ -26,7 +26,8 @@ pub struct ObjectsConfig {
     pub limit: Size,
     /// How much an organization may have uploaded that belongs to no run yet, before it is refused more: `64GiB`.
     pub pending: Size,
-    /// How many uploads an organization may have begun and not ended, before it is refused more: `64`.
+    /// How many uploads an organization's users may have begun and not ended, before they are refused more: `64`; its
+    /// nodes and runs likewise.
     pub open_uploads: u32,
     /// How long an upload may pause before it is broken off; it can be continued: `30s`.
     pub idle: Span,

@@ -1,7 +1,8 @@
 //! Bodies, taken in whole before anything else: so no slow sender holds a transaction open, nobody holds a connection by
 //! sending nothing, and neither strangers nor tenants fill the memory.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body as HttpBody, Bytes, HttpBody as _};
@@ -28,22 +29,41 @@ const LEAST_RATE: u32 = 8 << 10;
 
 /// Room for bodies in memory, shared by all requests, in units of [`SMALL`].
 #[derive(Debug)]
-pub(crate) struct Memory(Arc<Semaphore>);
+pub(crate) struct Memory {
+    room: Arc<Semaphore>,
+    /// How much of it one caller may have: nobody keeps all others out.
+    share: usize,
+    held: Held,
+}
+
+/// How much each caller has.
+type Held = Arc<Mutex<BTreeMap<String, usize>>>;
 
 impl Memory {
-    /// Room for so many bytes.
-    pub(crate) fn new(bytes: u64) -> Self {
-        let units = bytes.div_ceil(SMALL as u64).min(u32::MAX.into());
-        Self(Arc::new(Semaphore::new(usize::try_from(units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS))))
+    /// Room for so many bytes, and for one body of `largest` at least. A caller has half of it, if that is enough for one.
+    pub(crate) fn new(bytes: u64, largest: u64) -> Self {
+        let units =
+            |bytes: u64| usize::try_from(bytes.div_ceil(SMALL as u64).min(u32::MAX.into())).unwrap_or(usize::MAX);
+        let all = units(bytes.max(largest)).min(Semaphore::MAX_PERMITS);
+        Self { room: Arc::new(Semaphore::new(all)), share: (all / 2).max(units(largest)), held: Held::default() }
     }
 }
 
 /// The room that one body has; given back when it is dropped.
-#[derive(Debug, Default)]
-struct Room(Option<OwnedSemaphorePermit>);
+#[derive(Debug)]
+struct Room {
+    /// Whose body it is.
+    who: String,
+    permit: Option<OwnedSemaphorePermit>,
+    held: Held,
+}
 
 impl Room {
-    /// Makes it large enough for so many bytes; `false` when there was no room for so long.
+    fn new(memory: &Memory, who: String) -> Self {
+        Self { who, permit: None, held: Arc::clone(&memory.held) }
+    }
+
+    /// Makes it large enough for so many bytes; `false` when there was no room for so long, or the caller has enough.
     ///
     /// Nobody waits here for ever, nor for each other. Who says how long a body is gets its room at once, before the
     /// first byte, and waits for nothing but its sender then, whose time is bounded. Who does not say it may have some
@@ -51,20 +71,59 @@ impl Room {
     /// database with a body in memory, ask for no room.
     async fn grow(&mut self, memory: &Memory, bytes: usize, patience: Duration) -> bool {
         let needed = if bytes <= SMALL { 0 } else { bytes.div_ceil(SMALL) };
-        let more = needed.saturating_sub(self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        let more = needed.saturating_sub(self.units());
         if more == 0 {
             return true;
         }
-        let Ok(more) = u32::try_from(more) else { return false };
-        let Ok(Ok(permit)) = timeout(patience, Arc::clone(&memory.0).acquire_many_owned(more)).await else {
+        let Ok(permits) = u32::try_from(more) else { return false };
+        if !self.count(more, memory.share) {
+            return false;
+        }
+        let acquired = timeout(patience, Arc::clone(&memory.room).acquire_many_owned(permits)).await;
+        let Ok(Ok(permit)) = acquired else {
+            release(&self.held, &self.who, more);
             return false;
         };
-        match &mut self.0 {
+        match &mut self.permit {
             Some(room) => room.merge(permit),
-            None => self.0 = Some(permit),
+            None => self.permit = Some(permit),
         }
         true
     }
+
+    fn units(&self) -> usize {
+        self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
+    /// Counts so much more for the caller, unless it has `most` then.
+    fn count(&self, more: usize, most: usize) -> bool {
+        let mut held = lock(&self.held);
+        let has = held.get(&self.who).copied().unwrap_or_default();
+        let is_within = has.saturating_add(more) <= most;
+        if is_within {
+            held.insert(self.who.clone(), has + more);
+        }
+        is_within
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        release(&self.held, &self.who, self.units());
+    }
+}
+
+fn release(held: &Held, who: &str, units: usize) {
+    let mut held = lock(held);
+    let Some(has) = held.get_mut(who) else { return };
+    *has = has.saturating_sub(units);
+    if *has == 0 {
+        held.remove(who);
+    }
+}
+
+fn lock(held: &Held) -> MutexGuard<'_, BTreeMap<String, usize>> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads the body before anything else. Large payloads are taken in by their handler as they come.
@@ -92,7 +151,9 @@ async fn take_in(state: &AppState, parts: &mut Parts, mut body: HttpBody) -> Res
         Ok(_) => too_large(most).into_response(),
     };
     let idle = state.body_idle();
-    let mut room = Room::default();
+    // A stranger's body needs no room.
+    let who = token.as_ref().map(|access| access.subject.key()).unwrap_or_default();
+    let mut room = Room::new(state.body_memory(), who);
     let mut owner_is_known = false;
     // How long the sender may still keep us waiting. What comes earns more, but no stranger does.
     let mut patience = idle;
@@ -135,7 +196,9 @@ async fn take_in(state: &AppState, parts: &mut Parts, mut body: HttpBody) -> Res
 fn most(state: &AppState, parts: &Parts) -> usize {
     let route = parts.extensions.get::<MatchedPath>().and_then(|path| path.as_str().strip_prefix(state.api_path()));
     let most = match (&parts.method, route) {
-        (&Method::POST, Some("/task" | "/column")) | (&Method::PATCH, Some("/run/{id}")) => usize::MAX,
+        (&Method::POST, Some("/task" | "/column"))
+        | (&Method::PATCH, Some("/run/{id}"))
+        | (&Method::PUT, Some("/node/{id}/details")) => usize::MAX,
         (&Method::GET | &Method::HEAD, _) => SMALL,
         _ => ORDINARY,
     };
@@ -179,8 +242,8 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_share_the_room_and_small_ones_need_none() {
-        let memory = Memory::new(10 * SMALL as u64);
-        let (mut one, mut other) = (Room::default(), Room::default());
+        let memory = Memory::new(10 * SMALL as u64, 10 * SMALL as u64);
+        let [mut one, mut other] = ["one", "other"].map(|who| Room::new(&memory, who.into()));
         assert!(one.grow(&memory, 8 * SMALL, NO_TIME).await);
         assert!(!other.grow(&memory, 3 * SMALL, NO_TIME).await);
         assert!(other.grow(&memory, SMALL, NO_TIME).await, "small");
@@ -189,15 +252,36 @@ mod tests {
         assert!(!one.grow(&memory, 8 * SMALL + 1, NO_TIME).await);
         drop(other);
         assert!(one.grow(&memory, 9 * SMALL + 1, NO_TIME).await);
-        assert_eq!(memory.0.available_permits(), 0);
+        assert_eq!(memory.room.available_permits(), 0);
         drop(one);
-        assert_eq!(memory.0.available_permits(), 10);
+        assert_eq!(memory.room.available_permits(), 10);
+        assert!(lock(&memory.held).is_empty());
+    }
+
+    #[tokio::test]
+    async fn nobody_has_more_than_half_of_the_room() {
+        let memory = Memory::new(10 * SMALL as u64, 4 * SMALL as u64);
+        let room = |who: &str| Room::new(&memory, who.into());
+        let (mut first, mut second, mut other) = (room("one"), room("one"), room("other"));
+        assert!(first.grow(&memory, 4 * SMALL, NO_TIME).await);
+        assert!(!second.grow(&memory, 2 * SMALL, NO_TIME).await, "of the same caller");
+        assert!(other.grow(&memory, 4 * SMALL, NO_TIME).await);
+        drop(first);
+        assert!(second.grow(&memory, 5 * SMALL, NO_TIME).await);
+        assert!(!second.grow(&memory, 6 * SMALL, NO_TIME).await);
+        // What was waited for in vain does not count.
+        let mut third = room("third");
+        assert!(!third.grow(&memory, 3 * SMALL, NO_TIME).await);
+        drop((second, other));
+        assert!(third.grow(&memory, 5 * SMALL, NO_TIME).await);
+        drop(third);
+        assert!(lock(&memory.held).is_empty());
     }
 
     #[tokio::test]
     async fn who_waits_for_room_gets_it_when_others_leave() {
-        let memory = Memory::new(4 * SMALL as u64);
-        let (mut one, mut other) = (Room::default(), Room::default());
+        let memory = Memory::new(4 * SMALL as u64, 4 * SMALL as u64);
+        let [mut one, mut other] = ["one", "other"].map(|who| Room::new(&memory, who.into()));
         assert!(one.grow(&memory, 4 * SMALL, NO_TIME).await);
         let waiting = other.grow(&memory, 2 * SMALL, Duration::from_secs(20));
         let (waited, ()) = tokio::join!(waiting, async { drop(one) });

@@ -291,7 +291,8 @@ async fn renew_api_key(mut caller: Caller, Body(body): Body<IdBody>) -> Result<J
     let permit = caller.permit::<RenewApiKey>(record.id, &target)?;
     let api_key = secret::new_key().to_string();
     let new = store::NewApiKey { hash: &secret::hash(&api_key), in_own_hands: in_own_hands(&caller, &target) };
-    store::api_key_replace(&mut caller.tx, permit, new, caller.now).await?;
+    let now = caller.state.now();
+    store::api_key_replace(&mut caller.tx, permit, new, now).await?;
     caller.commit().await?;
     tracing::info!(node.id = %record.id, "api key of node `{}` replaced", record.name);
     Ok(Json(ApiKey { api_key }))

@@ -120,7 +120,7 @@ async fn password_reset(stranger: Stranger, Body(body): Body<PasswordReset>) -> 
     let subject = Subject::Entity(ClientType::User, id.get());
     let actor = store::identity::actor_fetch(tx.conn(), &subject).await?.ok_or_else(invalid_token)?;
     let permit = authz::decide::<ChangePassword>(&actor, id, &Target::anywhere().owned_by(Some(id)))?;
-    store::user::password_replace(&mut tx, permit, &password_hash, None, now).await?;
+    store::user::password_replace(&mut tx, permit, &password_hash, None, state.now()).await?;
     tx.commit().await?;
     guess.was_right();
     tracing::info!(user.id = %id, "password reset by a mailed token");
@@ -213,7 +213,7 @@ async fn second_factor_reset(stranger: Stranger, Body(body): Body<SecondFactorRe
     let secret = SharedSecret::new();
     let answer = set_up(state, &secret, &known.username)?;
     store::user::second_factor_replace(&mut tx, id, &secret).await?;
-    store::token::log_ins_end(&mut tx, id.get(), None, now).await?;
+    store::token::log_ins_end(&mut tx, id.get(), None, state.now()).await?;
     tx.commit().await?;
     guess.was_right();
     tracing::info!(user.id = %id, "second factor reset by a mailed token");

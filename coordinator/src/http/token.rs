@@ -262,6 +262,8 @@ async fn issue(
         ClientType::User => store::user::role_names(tx.conn(), UserId::new(id)).await?,
         ClientType::Node | ClientType::Container => Vec::new(),
     };
+    // Another instance's clock may be ahead of this one's, and its word on what was ended counts here.
+    let now = store::token::valid_from(tx.conn(), id).await?.map_or(now, |from| now.max(from));
     let refresh_token = state.tokens().refresh(kind, id, roles.clone(), now);
     let family = refresh_insert(tx, &refresh_token, family, id, now).await?;
     let access_token = state.tokens().access(kind, id, roles, &family, now);

@@ -26,6 +26,7 @@ use super::params::Params;
 use super::path::Id;
 use super::problem::Problem;
 use super::scope::{self, Columns};
+use crate::authn::limiter::Key;
 use crate::authn::password::check_policy;
 use crate::authz::Target;
 use crate::authz::action::{ChangePassword, CreateUser, DeleteUser, EditUser, ViewUser};
@@ -254,7 +255,7 @@ bounded!(Change as "UserChange" {
 #[utoipa::path(
     patch, path = "/user/{id}", tag = "user",
     request_body = Change,
-    responses((status = 200, body = User)),
+    responses((status = 200, body = User), (status = 429, description = "Mail addresses were changed too often")),
     security(("user" = [])),
 )]
 #[tracing::instrument(name = "http.user.update", skip_all, fields(user.id = %id))]
@@ -313,6 +314,13 @@ async fn update(mut caller: Caller, Id(id): Id<UserId>, Body(change): Body<Chang
     store::user_update(&mut caller.tx, permit, &details, rights.as_ref()).await?;
     scope::check_rooted(&mut caller, rooted).await?;
     if let (true, true, Some(had)) = (readdressed, caller.state.recovery().by_mail, &before.email) {
+        // Nobody is flooded by whoever changes an address to theirs and away again.
+        let notice = Key::account(&format!("notice {had}"));
+        let charged = caller.state.limiter().charge(&[notice], caller.now);
+        charged.map_err(|wait| {
+            let msg = "Mail addresses were changed too often: try again later";
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_changes", msg).with_retry_after(wait)
+        })?;
         crate::store::outbox::address_notice(&mut caller.tx, id, had, caller.now).await?;
     }
     let record = find(&mut caller, id).await?;
@@ -398,7 +406,9 @@ async fn change_password(
     let hash = state.hasher().hash(new.to_owned()).await?;
     let mut caller = visitor.begin_write().await?;
     let permit = caller.permit::<ChangePassword>(id, &Target::anywhere().owned_by(Some(id)))?;
-    store::password_replace(&mut caller.tx, permit, &hash, visitor.family(), caller.now).await?;
+    // Whoever logged in with the old password while this took its time is logged out, too.
+    let now = state.now();
+    store::password_replace(&mut caller.tx, permit, &hash, visitor.family(), now).await?;
     caller.commit().await?;
     tracing::info!(user.id = %id, "password changed");
     Ok(Message::new("The password has been changed successfully!"))

@@ -211,7 +211,8 @@ pub(crate) async fn node_config_replace(
     Ok(())
 }
 
-/// Gives a node another key; the old one, and every token had with it, stops working.
+/// Gives a node another key; the old one, and every token had with it, stops working. Those of algorithms end with their
+/// runs.
 pub(crate) async fn api_key_replace(
     tx: &mut Tx,
     permit: Permit<RenewApiKey>,

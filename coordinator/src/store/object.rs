@@ -107,7 +107,8 @@ pub(crate) struct Upload {
     pub(crate) hash_state: String,
 }
 
-/// Begins an upload; `None` when its organization has begun `most` that have not ended.
+/// Begins an upload; `None` when those like the uploader – users, nodes or runs – of the organization have begun `most`
+/// that have not ended: so what researchers leave half done keeps no result out.
 pub(crate) async fn object_insert(
     tx: &mut Tx,
     permit: UploadPermit,
@@ -120,7 +121,8 @@ pub(crate) async fn object_insert(
     let row = sqlx::query(
         "INSERT INTO object (uuid, state, size, hash_state, uploader_kind, uploader_id, organization_id, created_at, \
          touched_at) SELECT $1, 'uploading', 0, $2, $3, $4, $5, $6, $6 \
-         WHERE (SELECT COUNT(*) FROM object WHERE organization_id = $5 AND state = 'uploading') < $7 RETURNING id",
+         WHERE (SELECT COUNT(*) FROM object WHERE organization_id = $5 AND state = 'uploading' \
+         AND uploader_kind = $3) < $7 RETURNING id",
     )
     .bind(id.to_string())
     .bind(hash_state.as_str())

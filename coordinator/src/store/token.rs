@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::Row as _;
+use sqlx::{AnyConnection, Row as _};
 use twinmesh_protocol::time::Time;
 
 use super::{Result, Tx, expect_one};
@@ -77,6 +77,18 @@ pub(crate) async fn refresh_redeem(tx: &mut Tx, id: &str, owner: i64, now: Time)
         .execute(tx.conn())
         .await?;
     Ok(Redeemed::Good { family })
+}
+
+/// Since when tokens of a user or node are good, if log-ins were ended.
+pub(crate) async fn valid_from(conn: &mut AnyConnection, owner: i64) -> Result<Option<Time>> {
+    let row = sqlx::query("SELECT tokens_valid_from FROM authenticatable WHERE id = $1")
+        .bind(owner)
+        .fetch_optional(conn)
+        .await?;
+    Ok(match row {
+        Some(row) => super::time(row.try_get(0)?),
+        None => None,
+    })
 }
 
 /// Ends every log-in of a user or node, but for the family that is spared: their access tokens are good no more, and none

@@ -49,20 +49,24 @@ async fn with_mail(settings: impl FnOnce(&mut Config)) -> (Federation, Sink) {
 
 #[tokio::test]
 async fn whoever_had_an_address_is_told_that_it_is_another_now() {
-    let (federation, sink) = with_mail(|_| {}).await;
-    let ada = federation.log_in("ada").await;
-    let id = federation.get(&ada, "/user?username=ada").await.expect(200)["data"][0]["id"].clone();
-    let change = async |body: Value| {
-        federation.ask(Method::PATCH, &format!("/user/{id}"), Some(&ada), Some(body), &[]).await.expect(200);
-    };
-    change(json!({"firstname": "Ada", "email": "ada@example.org"})).await;
-    change(json!({"email": "new@example.org"})).await;
+    let (federation, sink) = with_mail(|config| config.limits.guesses_per_account = 3).await;
+    let ada = federation.get(&federation.root, "/user?username=ada").await.expect(200)["data"][0]["id"].clone();
+    let change = async |body: Value| federation.patch(&federation.root, &format!("/user/{ada}"), body).await;
+    change(json!({"firstname": "Ada", "email": "ada@example.org"})).await.expect(200);
+    change(json!({"email": "new@example.org"})).await.expect(200);
     let mail = sink.nth(1).await;
     assert!(mail.contains("To: ada@example.org") && mail.contains("another mail address"), "{mail}");
     assert!(!mail.contains("new@example.org"), "{mail}");
     // Whatever comes next goes to the new one.
     lost(&federation, "ada").await;
     assert!(sink.nth(2).await.contains("To: new@example.org"));
+    // Nobody gets more than a few of them.
+    for _ in 0..2 {
+        change(json!({"email": "ada@example.org"})).await.expect(200);
+        change(json!({"email": "new@example.org"})).await.expect(200);
+    }
+    change(json!({"email": "ada@example.org"})).await.expect(200);
+    assert_eq!(change(json!({"email": "new@example.org"})).await.expect(429)["code"], "too_many_changes");
 }
 
 #[tokio::test]

@@ -326,10 +326,11 @@ async fn uploads_that_were_begun_in_time_bring_no_more_than_others() {
 
 #[tokio::test]
 async fn an_organization_begins_only_so_many_uploads_at_a_time() {
-    let federation = Federation::with(2, false, |config| config.objects.open_uploads = 2).await;
+    let federation = Federation::with(2, false, |config| config.objects.open_uploads = 1).await;
     let token = &federation.members[0].node_token;
     let (_, first, _) = begin(&federation, token).await;
-    begin(&federation, &federation.members[0].researcher).await;
+    let (status, ..) = begin(&federation, &federation.members[0].researcher).await;
+    assert_eq!(status, StatusCode::CREATED, "inputs and results do not keep each other out");
     let (status, _, body) = begin(&federation, token).await;
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(json(&body)["code"], "too_many_uploads");
