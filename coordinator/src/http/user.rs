@@ -36,6 +36,7 @@ use crate::config::Secret;
 use crate::limits::{self, Described, bounded, described};
 use crate::store::filter::Filter;
 use crate::store::identity::user_rights;
+use crate::store::setup::NOBODYS_ADDRESS;
 use crate::store::user::{self as store, Login, Rights, UserDetails, UserRecord};
 
 const COLUMNS: Columns = Columns {
@@ -313,7 +314,8 @@ async fn update(mut caller: Caller, Id(id): Id<UserId>, Body(change): Body<Chang
     let rooted = scope::is_rooted(&mut caller).await?;
     store::user_update(&mut caller.tx, permit, &details, rights.as_ref()).await?;
     scope::check_rooted(&mut caller, rooted).await?;
-    if let (true, true, Some(had)) = (readdressed, caller.state.recovery().by_mail, &before.email) {
+    let had = before.email.as_deref().filter(|had| readdressed && *had != NOBODYS_ADDRESS);
+    if let (Some(had), true) = (had, caller.state.recovery().by_mail) {
         // Nobody is flooded by whoever changes an address to theirs and away again.
         let notice = Key::account(&format!("notice {had}"));
         let charged = caller.state.limiter().charge(&[notice], caller.now);

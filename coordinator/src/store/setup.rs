@@ -55,6 +55,9 @@ pub(crate) async fn is_new(tx: &mut Tx) -> Result<bool> {
     Ok(users == 0)
 }
 
+/// The mail address that the first user has until somebody gives them theirs (contract A.3). It is nobody's.
+pub(crate) const NOBODYS_ADDRESS: &str = "root@domain.ext";
+
 /// Makes the organization and the user `root` (contract A.3).
 pub(crate) async fn root_insert(tx: &mut Tx, password_hash: &str) -> Result<UserId> {
     let organization: i64 = sqlx::query("INSERT INTO organization (name) VALUES ('root') RETURNING id")
@@ -68,10 +71,11 @@ pub(crate) async fn root_insert(tx: &mut Tx, password_hash: &str) -> Result<User
         .try_get(0)?;
     sqlx::query(
         "INSERT INTO user_account (id, username, password_hash, firstname, lastname, email, organization_id) \
-         VALUES ($1, 'root', $2, 'super', 'user', 'root@domain.ext', $3)",
+         VALUES ($1, 'root', $2, 'super', 'user', $3, $4)",
     )
     .bind(id)
     .bind(password_hash)
+    .bind(NOBODYS_ADDRESS)
     .bind(organization.get())
     .execute(tx.conn())
     .await?;

@@ -60,6 +60,12 @@ async fn whoever_had_an_address_is_told_that_it_is_another_now() {
     // Whatever comes next goes to the new one.
     lost(&federation, "ada").await;
     assert!(sink.nth(2).await.contains("To: new@example.org"));
+    // The first user's is nobody's until they have one of their own.
+    let root = federation.get(&federation.root, "/user?username=root").await.expect(200)["data"][0]["id"].clone();
+    let rename = json!({"email": "root@example.org"});
+    federation.patch(&federation.root, &format!("/user/{root}"), rename).await.expect(200);
+    lost(&federation, "root").await;
+    assert!(sink.nth(3).await.contains("To: root@example.org"));
     // Nobody gets more than a few of them.
     for _ in 0..2 {
         change(json!({"email": "ada@example.org"})).await.expect(200);
