@@ -10,14 +10,19 @@ pub(crate) struct Tally<K>(Arc<Mutex<BTreeMap<K, usize>>>);
 impl<K: Ord + Clone> Tally<K> {
     /// Counts one more for `key` while the guard lives; `None` when it has `most` already.
     pub(crate) fn enter(&self, key: K, most: usize) -> Option<Entry<K>> {
+        self.enter_with(key, 1, most)
+    }
+
+    /// Counts so many more for `key` while the guard lives; `None` when it would have more than `most`.
+    pub(crate) fn enter_with(&self, key: K, many: usize, most: usize) -> Option<Entry<K>> {
         let mut counts = self.lock();
         let count = counts.get(&key).copied().unwrap_or_default();
-        if count >= most {
+        if count.saturating_add(many) > most {
             return None;
         }
-        counts.insert(key.clone(), count + 1);
+        counts.insert(key.clone(), count + many);
         drop(counts);
-        Some(Entry { key, tally: self.clone() })
+        Some(Entry { key, many, tally: self.clone() })
     }
 }
 
@@ -39,10 +44,11 @@ impl<K> Default for Tally<K> {
     }
 }
 
-/// One that is counted.
+/// What is counted.
 #[derive(Debug)]
 pub(crate) struct Entry<K: Ord> {
     key: K,
+    many: usize,
     tally: Tally<K>,
 }
 
@@ -50,7 +56,7 @@ impl<K: Ord> Drop for Entry<K> {
     fn drop(&mut self) {
         let mut counts = self.tally.lock();
         if let Some(count) = counts.get_mut(&self.key) {
-            *count -= 1;
+            *count -= self.many;
             if *count == 0 {
                 counts.remove(&self.key);
             }
@@ -73,6 +79,10 @@ mod tests {
         let third = tally.enter("a", 2).unwrap();
         assert!(tally.enter("a", 2).is_none());
         drop((second, other, third));
+        assert!(tally.is_empty());
+        let several = tally.enter_with("a", 3, 4).unwrap();
+        assert!(tally.enter_with("a", 2, 4).is_none());
+        drop((tally.enter("a", 4).unwrap(), several));
         assert!(tally.is_empty());
     }
 }

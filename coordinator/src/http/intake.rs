@@ -1,8 +1,7 @@
 //! Bodies, taken in whole before anything else: so no slow sender holds a transaction open, nobody holds a connection by
 //! sending nothing, and neither strangers nor tenants fill the memory.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body as HttpBody, Bytes, HttpBody as _};
@@ -18,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::caller::{self, Visitor};
 use super::problem::Problem;
 use super::{AppState, object};
+use crate::tally::{Entry, Tally};
 
 /// The largest body of somebody who shows no valid token, log-ins are small; and of a request that needs none. So much
 /// is taken in without asking for room.
@@ -33,11 +33,9 @@ pub(crate) struct Memory {
     room: Arc<Semaphore>,
     /// How much of it one caller may have: nobody keeps all others out.
     share: usize,
-    held: Held,
+    /// How much each caller has.
+    held: Tally<String>,
 }
-
-/// How much each caller has.
-type Held = Arc<Mutex<BTreeMap<String, usize>>>;
 
 impl Memory {
     /// Room for so many bytes, and for one body of `largest` at least. A caller has half of it, if that is enough for one.
@@ -45,7 +43,7 @@ impl Memory {
         let units =
             |bytes: u64| usize::try_from(bytes.div_ceil(SMALL as u64).min(u32::MAX.into())).unwrap_or(usize::MAX);
         let all = units(bytes.max(largest)).min(Semaphore::MAX_PERMITS);
-        Self { room: Arc::new(Semaphore::new(all)), share: (all / 2).max(units(largest)), held: Held::default() }
+        Self { room: Arc::new(Semaphore::new(all)), share: (all / 2).max(units(largest)), held: Tally::default() }
     }
 }
 
@@ -55,12 +53,12 @@ struct Room {
     /// Whose body it is.
     who: String,
     permit: Option<OwnedSemaphorePermit>,
-    held: Held,
+    counted: Vec<Entry<String>>,
 }
 
 impl Room {
-    fn new(memory: &Memory, who: String) -> Self {
-        Self { who, permit: None, held: Arc::clone(&memory.held) }
+    fn new(who: String) -> Self {
+        Self { who, permit: None, counted: Vec::new() }
     }
 
     /// Makes it large enough for so many bytes; `false` when there was no room for so long, or the caller has enough.
@@ -71,59 +69,22 @@ impl Room {
     /// database with a body in memory, ask for no room.
     async fn grow(&mut self, memory: &Memory, bytes: usize, patience: Duration) -> bool {
         let needed = if bytes <= SMALL { 0 } else { bytes.div_ceil(SMALL) };
-        let more = needed.saturating_sub(self.units());
+        let more = needed.saturating_sub(self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
         if more == 0 {
             return true;
         }
         let Ok(permits) = u32::try_from(more) else { return false };
-        if !self.count(more, memory.share) {
-            return false;
-        }
+        // Given back also if the caller goes away while it waits.
+        let Some(counted) = memory.held.enter_with(self.who.clone(), more, memory.share) else { return false };
         let acquired = timeout(patience, Arc::clone(&memory.room).acquire_many_owned(permits)).await;
-        let Ok(Ok(permit)) = acquired else {
-            release(&self.held, &self.who, more);
-            return false;
-        };
+        let Ok(Ok(permit)) = acquired else { return false };
+        self.counted.push(counted);
         match &mut self.permit {
             Some(room) => room.merge(permit),
             None => self.permit = Some(permit),
         }
         true
     }
-
-    fn units(&self) -> usize {
-        self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
-    }
-
-    /// Counts so much more for the caller, unless it has `most` then.
-    fn count(&self, more: usize, most: usize) -> bool {
-        let mut held = lock(&self.held);
-        let has = held.get(&self.who).copied().unwrap_or_default();
-        let is_within = has.saturating_add(more) <= most;
-        if is_within {
-            held.insert(self.who.clone(), has + more);
-        }
-        is_within
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        release(&self.held, &self.who, self.units());
-    }
-}
-
-fn release(held: &Held, who: &str, units: usize) {
-    let mut held = lock(held);
-    let Some(has) = held.get_mut(who) else { return };
-    *has = has.saturating_sub(units);
-    if *has == 0 {
-        held.remove(who);
-    }
-}
-
-fn lock(held: &Held) -> MutexGuard<'_, BTreeMap<String, usize>> {
-    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads the body before anything else. Large payloads are taken in by their handler as they come.
@@ -153,7 +114,7 @@ async fn take_in(state: &AppState, parts: &mut Parts, mut body: HttpBody) -> Res
     let idle = state.body_idle();
     // A stranger's body needs no room.
     let who = token.as_ref().map(|access| access.subject.key()).unwrap_or_default();
-    let mut room = Room::new(state.body_memory(), who);
+    let mut room = Room::new(who);
     let mut owner_is_known = false;
     // How long the sender may still keep us waiting. What comes earns more, but no stranger does.
     let mut patience = idle;
@@ -243,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn bodies_share_the_room_and_small_ones_need_none() {
         let memory = Memory::new(10 * SMALL as u64, 10 * SMALL as u64);
-        let [mut one, mut other] = ["one", "other"].map(|who| Room::new(&memory, who.into()));
+        let [mut one, mut other] = ["one", "other"].map(|who| Room::new(who.into()));
         assert!(one.grow(&memory, 8 * SMALL, NO_TIME).await);
         assert!(!other.grow(&memory, 3 * SMALL, NO_TIME).await);
         assert!(other.grow(&memory, SMALL, NO_TIME).await, "small");
@@ -255,13 +216,13 @@ mod tests {
         assert_eq!(memory.room.available_permits(), 0);
         drop(one);
         assert_eq!(memory.room.available_permits(), 10);
-        assert!(lock(&memory.held).is_empty());
+        assert!(memory.held.is_empty());
     }
 
     #[tokio::test]
     async fn nobody_has_more_than_half_of_the_room() {
         let memory = Memory::new(10 * SMALL as u64, 4 * SMALL as u64);
-        let room = |who: &str| Room::new(&memory, who.into());
+        let room = |who: &str| Room::new(who.into());
         let (mut first, mut second, mut other) = (room("one"), room("one"), room("other"));
         assert!(first.grow(&memory, 4 * SMALL, NO_TIME).await);
         assert!(!second.grow(&memory, 2 * SMALL, NO_TIME).await, "of the same caller");
@@ -272,16 +233,22 @@ mod tests {
         // What was waited for in vain does not count.
         let mut third = room("third");
         assert!(!third.grow(&memory, 3 * SMALL, NO_TIME).await);
+        // Nor what somebody waited for who went away.
+        {
+            let mut gone = room("gone");
+            let mut waiting = Box::pin(gone.grow(&memory, 3 * SMALL, Duration::from_secs(20)));
+            assert!(futures::poll!(&mut waiting).is_pending());
+        }
         drop((second, other));
         assert!(third.grow(&memory, 5 * SMALL, NO_TIME).await);
         drop(third);
-        assert!(lock(&memory.held).is_empty());
+        assert!(memory.held.is_empty());
     }
 
     #[tokio::test]
     async fn who_waits_for_room_gets_it_when_others_leave() {
         let memory = Memory::new(4 * SMALL as u64, 4 * SMALL as u64);
-        let [mut one, mut other] = ["one", "other"].map(|who| Room::new(&memory, who.into()));
+        let [mut one, mut other] = ["one", "other"].map(|who| Room::new(who.into()));
         assert!(one.grow(&memory, 4 * SMALL, NO_TIME).await);
         let waiting = other.grow(&memory, 2 * SMALL, Duration::from_secs(20));
         let (waited, ()) = tokio::join!(waiting, async { drop(one) });
