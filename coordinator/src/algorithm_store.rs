@@ -424,7 +424,8 @@ pub(crate) fn reviewed(image: &str, answer: &Value) -> Result<String, StoreCallE
     let Some(digest) = digest.filter(|digest| is_digest(digest)) else {
         return wrong(format!("it names no digest of image `{image}`"));
     };
-    if limits::IMAGE.fault(&name).is_some() || repository(name) != repository(image) {
+    let is_name = limits::IMAGE.fault(&name).is_none() && !name.contains(char::is_control);
+    if !is_name || repository(name) != repository(image) {
         return wrong(format!("asked for image `{image}` it names another"));
     }
     if let Some((_, asked)) = image.split_once('@')
@@ -612,6 +613,7 @@ mod tests {
             ("x", page("x", Value::Null)),
             ("x", page("x", "sha256:12".into())),
             ("x", page("", DIGEST.into())),
+            ("x", page("x:1\u{0}", DIGEST.into())),
         ] {
             assert!(found(asked, &answer).is_err(), "{asked} {answer}");
         }

@@ -3,6 +3,7 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{Method, header};
+use sqlx::AnyConnection;
 use twinmesh_protocol::id::UserId;
 use twinmesh_protocol::time::Time;
 
@@ -55,7 +56,7 @@ impl FromRequestParts<AppState> for Caller {
 }
 
 /// Somebody with a valid token, before anything was read: for handlers that wait or compute before they ask.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Visitor {
     access: Access,
     pub(crate) now: Time,
@@ -94,13 +95,23 @@ impl Visitor {
     }
 
     async fn begin(&self, mut tx: Tx) -> Result<Caller, Problem> {
-        let actor = match store::identity::bearer_fetch(tx.conn(), &self.access).await? {
-            Bearer::Known(actor) => actor,
-            Bearer::LoggedOut => return Err(Problem::unauthorized("token_ended", "Token has been revoked")),
-            Bearer::Gone => return Err(Problem::unauthorized("token_owner_gone", "The owner of this token is gone")),
-        };
+        let actor = self.actor(tx.conn()).await?;
+        Ok(self.caller(actor, tx))
+    }
+
+    /// What they are and may do at this moment.
+    pub(crate) async fn actor(&self, conn: &mut AnyConnection) -> Result<Actor, Problem> {
+        match store::identity::bearer_fetch(conn, &self.access).await? {
+            Bearer::Known(actor) => Ok(actor),
+            Bearer::LoggedOut => Err(Problem::unauthorized("token_ended", "Token has been revoked")),
+            Bearer::Gone => Err(Problem::unauthorized("token_owner_gone", "The owner of this token is gone")),
+        }
+    }
+
+    /// Them, in the transaction that told what they are.
+    pub(crate) fn caller(&self, actor: Actor, tx: Tx) -> Caller {
         self.state.saw(&actor, self.now);
-        Ok(Caller { actor, tx, now: self.now, state: self.state.clone() })
+        Caller { actor, tx, now: self.now, state: self.state.clone() }
     }
 }
 

@@ -50,13 +50,13 @@ async fn columns(
     caller.permit::<CreateTask>(id, &Target::collaboration(id))?;
     if task::is_repeated(&mut caller, &headers, &asking).await? {
         drop(caller);
-        return task::open(&visitor, &headers, asking).await;
+        return task::open(visitor, &headers, asking).await;
     }
     task::check(&mut caller, &asking).await?;
     let columns = store::node::column_list(caller.tx.conn(), id, &label).await?;
     drop(caller);
     if columns.is_empty() {
-        return task::open(&visitor, &headers, asking).await;
+        return task::open(visitor, &headers, asking).await;
     }
     Ok(Json(Columns { columns }).into_response())
 }

@@ -100,6 +100,11 @@ impl Problem {
         self
     }
 
+    /// Whether the fault is ours and not the caller's.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.status.is_server_error()
+    }
+
     /// The sentence it will carry.
     pub(crate) fn msg(&self) -> &str {
         &self.msg

@@ -11,6 +11,7 @@ use super::event::presence::Instance;
 use super::health::Pulse;
 use super::intake::Memory;
 use super::meter::Meter;
+use super::task::opening::Openings;
 use crate::algorithm_store::StoreCaller;
 use crate::authn::limiter::Limiter;
 use crate::authn::lockout::Lockout;
@@ -46,6 +47,7 @@ struct Inner {
     last_seen: Mutex<BTreeMap<i64, Time>>,
     /// Who has how many event streams and held questions open.
     held: Tally<String>,
+    openings: Openings,
 }
 
 /// What the state is made of.
@@ -113,6 +115,7 @@ impl AppState {
             pulse: Pulse::default(),
             last_seen: Mutex::default(),
             held: Tally::default(),
+            openings: Openings::default(),
         }))
     }
 
@@ -180,6 +183,11 @@ impl AppState {
     /// Room for bodies.
     pub(crate) fn body_memory(&self) -> &Memory {
         &self.0.parts.body_memory
+    }
+
+    /// Who waits for a task to be opened.
+    pub(crate) fn openings(&self) -> &Openings {
+        &self.0.openings
     }
 
     /// Counts an event stream or a held question while the guard lives; `None` when the caller has enough of them.

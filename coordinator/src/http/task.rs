@@ -1,15 +1,19 @@
 //! Tasks (contract A.7.7).
+//!
+//! [`opening`] – who opens one, many at a time. [`weigh`] – whether it may be opened. [`repeat`] – whether it was before.
 
 pub(crate) mod list;
+pub(crate) mod opening;
+mod repeat;
 mod status;
 pub(crate) mod view;
+mod weigh;
 
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use twinmesh_protocol::id::{OrganizationId, TaskId};
-use twinmesh_protocol::manifest::SignedManifest;
-use twinmesh_protocol::wire::{NewTask, Task, TaskDatabase};
+use twinmesh_protocol::id::TaskId;
+use twinmesh_protocol::wire::{NewTask, Task};
 use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
@@ -24,15 +28,16 @@ use super::caller::{Caller, Visitor};
 use super::params::Params;
 use super::path::Id;
 use super::problem::Problem;
-use crate::algorithm_store::repository;
-use crate::authz::action::{CreateSubtask, CreateTask, DeleteTask, ViewRun, ViewTask};
-use crate::authz::{Target, decide};
+use crate::authz::Target;
+use crate::authz::action::{DeleteTask, ViewRun, ViewTask};
 use crate::ledger;
-use crate::ledger::manifest::ManifestContext;
-use crate::ledger::open::{Asker, AskingRun, KnownInput, OpenRefusal, OpenedTask, ParentTask};
+use crate::ledger::open::KnownInput;
 use crate::limits::{self, Limit};
 use crate::store;
-use crate::store::task::{Opener, TaskRecord};
+use crate::store::task::TaskRecord;
+use opening::{Asking, Opened};
+use repeat::find_repeated;
+use weigh::{Weighed, check_manifest, weigh};
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -51,37 +56,21 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 )]
 #[tracing::instrument(name = "http.task.create", skip_all)]
 async fn create(visitor: Visitor, headers: HeaderMap, Body(request): Body<NewTask>) -> Result<Response, Problem> {
-    open(&visitor, &headers, request).await
+    open(visitor, &headers, request).await
 }
 
 /// Opens a task, whichever route it was asked for by.
-pub(super) async fn open(visitor: &Visitor, headers: &HeaderMap, request: NewTask) -> Result<Response, Problem> {
+pub(super) async fn open(visitor: Visitor, headers: &HeaderMap, request: NewTask) -> Result<Response, Problem> {
     let key = idempotency_key(headers)?;
     let known = ledger::open::look_at_inputs(&request);
-    let reviewed = reviewed_image(visitor, headers, key.as_deref(), &request, &known).await?;
-    let mut caller = visitor.begin_write().await?;
-    if let Some(repeated) = find_repeated(&mut caller, key.as_deref(), &request).await? {
-        let task = view::task(&caller.state, repeated);
-        return Ok((StatusCode::OK, Json(task)).into_response());
-    }
-
-    let Weighed { mut task, opener, parent_manifest } = weigh(&mut caller, request, &known).await?;
-    if let Some(image) = reviewed {
-        task.image = image;
-    }
-    check_manifest(&mut caller, &task, parent_manifest.as_ref()).await?;
-    let runs = task.inputs.len();
-    let record = store::task::task_insert(&mut caller.tx, opener, task, caller.now).await?;
-    let id = record.id;
-    if let Some(key) = &key {
-        store::task::key_insert(&mut caller.tx, &caller.actor.key(), key, id, caller.now).await?;
-    }
-    let answer = view::task(&caller.state, record);
-    let state = caller.state.clone();
-    caller.commit().await?;
-    state.meter().task_created();
-    tracing::info!(task.id = %id, runs, "task created");
-    Ok((StatusCode::CREATED, Json(answer)).into_response())
+    let reviewed = reviewed_image(&visitor, headers, key.as_deref(), &request, &known).await?;
+    let state = visitor.state.clone();
+    let asking = Asking::new(visitor, key, request, known, reviewed);
+    let (status, record) = match opening::open(asking).await? {
+        Opened::New(record) => (StatusCode::CREATED, record),
+        Opened::Repeated(record) => (StatusCode::OK, record),
+    };
+    Ok((status, Json(view::task(&state, record))).into_response())
 }
 
 /// Refuses what [`open`] would refuse, and opens nothing.
@@ -89,45 +78,6 @@ pub(super) async fn check(caller: &mut Caller, request: &NewTask) -> Result<(), 
     let known = ledger::open::look_at_inputs(request);
     let Weighed { task, parent_manifest, .. } = weigh(caller, request.clone(), &known).await?;
     check_manifest(caller, &task, parent_manifest.as_ref()).await
-}
-
-/// A task that may be opened, but for its manifest.
-struct Weighed {
-    task: OpenedTask,
-    opener: Opener,
-    /// The manifest of the task whose run asks.
-    parent_manifest: Option<SignedManifest>,
-}
-
-/// Decides whether a task may be opened.
-async fn weigh(caller: &mut Caller, request: NewTask, known: &[KnownInput]) -> Result<Weighed, Problem> {
-    let (run, parent) = asking_run(caller).await?.unzip();
-    let study = ledger::open::study(request.study_id, run.as_ref()).map_err(refuse)?;
-    let (collaboration, store_id) = (request.collaboration_id, request.store_id);
-    let place = store::task::place_fetch(caller.tx.conn(), collaboration, study, store_id).await?;
-    let target = place.collaboration.as_ref().map_or_else(Target::anywhere, |known| Target::collaboration(known.id));
-    let subject = place.collaboration.as_ref().map_or(collaboration.unwrap_or_else(nowhere), |known| known.id);
-    let may_create = decide::<CreateTask>(&caller.actor, subject, &target);
-    let may_continue = decide::<CreateSubtask>(&caller.actor, subject, &target);
-    let (user, parent_manifest) = match parent {
-        Some(parent) => (parent.init_user, parent.manifest),
-        None => (Some(caller.actor.user().ok_or_else(Problem::permission)?), None),
-    };
-    let may = run.is_none() && may_create.is_ok();
-    let asker = Asker { organization: caller.actor.organization, user, may_create: may, run };
-
-    let mut known = known.to_vec();
-    for (entry, known) in request.organizations.iter().zip(&mut known) {
-        if let Some(kept) = super::run::view::find_kept(caller, &entry.input).await? {
-            *known = KnownInput { form: kept.form, kept: Some(kept) };
-        }
-    }
-    let task = ledger::open::open_task(request, &known, &asker, &place).map_err(refuse)?;
-    let opener = match asker.run {
-        Some(_) => Opener::Run(may_continue?),
-        None => Opener::User(may_create?),
-    };
-    Ok(Weighed { task, opener, parent_manifest })
 }
 
 /// The image of a user's task as the store it names has reviewed it (contract A.11). Nothing is locked while the store
@@ -210,11 +160,6 @@ fn not_found(id: TaskId) -> Problem {
     Problem::not_found(format!("Task id={id} is not found!"))
 }
 
-/// An id that nothing has, for decisions about what there is not.
-fn nowhere() -> twinmesh_protocol::id::CollaborationId {
-    twinmesh_protocol::id::CollaborationId::new(0)
-}
-
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
@@ -247,124 +192,4 @@ impl IntoParams for IdempotencyKey {
 pub(crate) async fn is_repeated(caller: &mut Caller, headers: &HeaderMap, request: &NewTask) -> Result<bool, Problem> {
     let key = idempotency_key(headers)?;
     Ok(find_repeated(caller, key.as_deref(), request).await?.is_some())
-}
-
-/// The task that this request has made before, by the caller's own key or by its manifest.
-async fn find_repeated(
-    caller: &mut Caller,
-    key: Option<&str>,
-    request: &NewTask,
-) -> Result<Option<TaskRecord>, Problem> {
-    let by_key = match key {
-        Some(key) => store::task::task_by_key(caller.tx.conn(), &caller.actor.key(), key).await?,
-        None => None,
-    };
-    let (found, how) = match (by_key, &request.manifest) {
-        (Some(task), _) => (task, "Idempotency-Key"),
-        (None, Some(manifest)) => match store::task::task_by_manifest(caller.tx.conn(), manifest).await? {
-            // Whose task it is says nothing to others, not even its id.
-            Some(task) if task.init_org == caller.actor.organization => (task, "manifest"),
-            Some(_) => return Err(conflict("manifest")),
-            None => return Ok(None),
-        },
-        (None, None) => return Ok(None),
-    };
-    let inputs = store::task::input_list(caller.tx.conn(), found.id).await?;
-    if !is_repeat(request, &found, &inputs, caller) {
-        return Err(conflict(how));
-    }
-    Ok(Some(found))
-}
-
-fn is_repeat(request: &NewTask, found: &TaskRecord, inputs: &[(OrganizationId, String)], caller: &Caller) -> bool {
-    let asked = request.organizations.iter().map(|entry| (entry.id, entry.input.as_str()));
-    let databases = request.databases.iter().flatten().cloned().map(TaskDatabase::from);
-    let same_caller = match caller.actor.container() {
-        Some(container) => found.parent_id == Some(container.task),
-        None => found.parent_id.is_none() && found.init_user == caller.actor.user(),
-    };
-    // A subtask has its parent's study although it named none.
-    let inherits_study = caller.actor.container().is_some() && request.study_id.is_none();
-    same_caller
-        && found.name.as_deref().unwrap_or_default() == request.name.as_deref().unwrap_or_default()
-        && found.description == request.description
-        && (found.image.ends_with(&request.image) || was_reviewed(request, found))
-        && request.collaboration_id.is_none_or(|id| id == found.collaboration_id)
-        && (request.study_id == found.study_id || inherits_study)
-        && request.manifest == found.manifest
-        && asked.eq(inputs.iter().map(|(id, input)| (*id, input.as_str())))
-        && databases.eq(found.databases.iter().cloned())
-}
-
-/// Whether the image differs only because a store put its digest there.
-fn was_reviewed(request: &NewTask, found: &TaskRecord) -> bool {
-    request.store_id.is_some()
-        && request.store_id == found.store_id
-        && repository(&request.image) == repository(&found.image)
-}
-
-fn conflict(how: &str) -> Problem {
-    Problem::new(
-        StatusCode::CONFLICT,
-        "repeated_with_other_content",
-        format!("Another task was made with this {how} before"),
-    )
-    .with_detail("Repeat a request as it was, or make a new one with a new key and a new manifest.")
-}
-
-/// The run that asks, if it is one, and its task.
-async fn asking_run(caller: &mut Caller) -> Result<Option<(AskingRun, TaskRecord)>, Problem> {
-    let Some(container) = caller.actor.container().cloned() else { return Ok(None) };
-    let parent = store::task::task_fetch(caller.tx.conn(), container.task).await?.ok_or_else(Problem::permission)?;
-    let place = super::run::view::find(caller, container.run).await?;
-    let run = AskingRun {
-        image: container.image,
-        collaboration_id: container.collaboration,
-        kill_requested: place.state.kill_requested(),
-        parent: ParentTask {
-            id: parent.id,
-            job_id: parent.job_id,
-            image: parent.image.clone(),
-            store_id: parent.store_id,
-            study_id: parent.study_id,
-            finished: parent.status.is_finished(),
-        },
-    };
-    Ok(Some((run, parent)))
-}
-
-/// Refuses a manifest that is not its task's.
-async fn check_manifest(
-    caller: &mut Caller,
-    task: &OpenedTask,
-    parent: Option<&SignedManifest>,
-) -> Result<(), Problem> {
-    let Some(manifest) = &task.manifest else { return Ok(()) };
-    let key = store::task::public_key_fetch(caller.tx.conn(), task.init_org).await?;
-    let context = ManifestContext { registered_key: key.as_deref().unwrap_or_default(), parent };
-    ledger::manifest::check(manifest, task, context, caller.now).map_err(|refusal| {
-        Problem::bad_request("manifest_refused", format!("The task's manifest is refused: {refusal}"))
-    })
-}
-
-fn refuse(refusal: OpenRefusal) -> Problem {
-    let text = refusal.to_string();
-    let bad_request = |code| Problem::bad_request(code, text.clone());
-    match refusal {
-        OpenRefusal::Body(errors) => Problem::fields(errors),
-        OpenRefusal::NoCollaboration(_) | OpenRefusal::NoStudy(_) => Problem::not_found(text),
-        OpenRefusal::StudyElsewhere { .. } => bad_request("study_elsewhere"),
-        OpenRefusal::OutsideCollaboration { .. } => bad_request("outside_collaboration"),
-        OpenRefusal::OutsideStudy { .. } => bad_request("outside_study"),
-        OpenRefusal::NoNode(_) => bad_request("no_node"),
-        OpenRefusal::NotAdmitted { .. } => bad_request("not_admitted"),
-        OpenRefusal::NotMember { .. } => Problem::unauthorized("not_member", text),
-        OpenRefusal::NotAllowed => Problem::permission(),
-        OpenRefusal::Token(why) => Problem::unauthorized("container_token", text).with_detail(why),
-        OpenRefusal::NoStore(_) => bad_request("no_store"),
-        OpenRefusal::StoreElsewhere { .. } => Problem::new(StatusCode::FORBIDDEN, "store_elsewhere", text),
-        OpenRefusal::NotEncrypted { .. } => bad_request("input_not_encrypted"),
-        OpenRefusal::Encrypted { .. } => bad_request("input_encrypted"),
-        OpenRefusal::Malformed { .. } => bad_request("input_malformed"),
-    }
 }

@@ -50,6 +50,23 @@ pub(super) fn insert(
     AssertSqlSafe(format!("{before}{}{after}", rows.join(", ")))
 }
 
+/// The ids that an `INSERT` returned, each with what is known of its row, in the order in which the rows were given:
+/// engines number them so, but do not promise to return them so. Rows of which the same is known are not told apart.
+///
+/// # Errors
+/// When a row is missing, or they were numbered in another order.
+pub(super) fn numbered<T: Ord>(mut returned: Vec<(i64, T)>, given: impl IntoIterator<Item = T>) -> Result<Vec<i64>> {
+    returned.sort_unstable();
+    let (ids, rows): (Vec<i64>, Vec<T>) = returned.into_iter().unzip();
+    if rows.into_iter().eq(given) {
+        return Ok(ids);
+    }
+    Err(StoreError::Corrupt {
+        value: format!("{ids:?}"),
+        expected: "rows numbered in the order in which they were given",
+    })
+}
+
 /// What gathers the numbers of a column (a constant) in one text, for [`numbers`] to read: a row more costs more than
 /// a number more.
 macro_rules! gather {
@@ -91,6 +108,15 @@ mod tests {
         let sql = insert(tx.conn(), "INSERT INTO t (a, b) VALUES ", 2, 2, " RETURNING a").0;
         let expected = if store.is_shared() { "($1, $2), ($3, $4)" } else { "(?, ?), (?, ?)" };
         assert_eq!(sql, format!("INSERT INTO t (a, b) VALUES {expected} RETURNING a"));
+    }
+
+    #[test]
+    fn rows_are_numbered_in_the_order_in_which_they_were_given() {
+        assert_eq!(numbered(vec![(8, "b"), (7, "a"), (9, "a")], ["a", "b", "a"]).unwrap(), [7, 8, 9]);
+        let wrong = [vec![(7, "a"), (8, "b")], vec![(7, "a"), (8, "b"), (9, "b")], vec![(7, "b"), (8, "a"), (9, "a")]];
+        for returned in wrong {
+            assert!(matches!(numbered(returned, ["a", "b", "a"]), Err(StoreError::Corrupt { .. })));
+        }
     }
 
     #[test]

@@ -82,68 +82,79 @@ impl Opener {
     }
 }
 
-/// Records a task with its runs, databases and events.
-pub(crate) async fn task_insert(tx: &mut Tx, opener: Opener, task: OpenedTask, now: Time) -> Result<TaskRecord> {
-    debug_assert_eq!(opener.collaboration(), task.collaboration_id, "the permit is for this collaboration");
-    let (parent_id, job_id) = match task.parent {
-        Some((parent, job)) => (Some(parent), job),
-        None => (None, job_insert(tx, now).await?),
-    };
-    let manifest = task.manifest.as_ref().map(|manifest| {
-        let json = serde_json::to_string(manifest).expect("a manifest that came as JSON can be written as JSON");
-        (json, manifest.digest().to_string())
-    });
-    let (manifest, digest) = manifest.unzip();
-    let row = sqlx::query(
-        "INSERT INTO task (name, description, image, collaboration_id, study_id, job_id, parent_id, init_org_id, \
-         init_user_id, algorithm_store_id, created_at, manifest, manifest_digest) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING id",
-    )
-    .bind(task.name.as_str())
-    .bind(task.description.as_deref())
-    .bind(task.image.as_str())
-    .bind(task.collaboration_id.get())
-    .bind(task.study_id.map(StudyId::get))
-    .bind(job_id.get())
-    .bind(parent_id.map(TaskId::get))
-    .bind(task.init_org.get())
-    .bind(task.init_user.map(UserId::get))
-    .bind(task.store_id.map(AlgorithmStoreId::get))
-    .bind(now.micros())
-    .bind(manifest)
-    .bind(digest)
-    .fetch_one(tx.conn())
-    .await?;
-    let id = TaskId::new(row.try_get(0)?);
-    for databases in rows::chunks(&task.databases) {
-        let before = "INSERT INTO task_database (task_id, label, parameters) VALUES ";
-        let sql = rows::insert(tx.conn(), before, 3, databases.len(), "");
-        let mut query = sqlx::query(sql);
-        for database in databases {
-            query = query.bind(id.get()).bind(database.label.as_str()).bind(database.parameters.as_str());
+/// A key that a caller chose for a request.
+#[derive(Debug)]
+pub(crate) struct CallerKey {
+    pub(crate) caller: String,
+    pub(crate) key: String,
+}
+
+/// A task that may be opened.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) opener: Opener,
+    pub(crate) task: OpenedTask,
+    /// Under which it was asked for.
+    pub(crate) key: Option<CallerKey>,
+    pub(crate) at: Time,
+}
+
+/// Records tasks in this order, with their runs, databases and events. Each table is written for all of them together,
+/// because everybody else waits meanwhile.
+pub(crate) async fn task_insert_all(tx: &mut Tx, openings: Vec<Opening>) -> Result<Vec<TaskRecord>> {
+    let jobs = job_insert_all(tx, &openings).await?;
+    let placed: Vec<(&Opening, JobId)> = openings.iter().zip(jobs.iter().copied()).collect();
+    let ids = row_insert_all(tx, &placed).await?;
+    let placed: Vec<Placed<'_>> =
+        placed.into_iter().zip(&ids).map(|((opening, job), id)| Placed { id: *id, job, opening }).collect();
+    database_insert_all(tx, &placed).await?;
+    let runs = run_insert_all(tx, &placed).await?;
+    key_insert_all(tx, &placed).await?;
+    let mut runs = runs.into_iter();
+    let mut events = Vec::new();
+    for place in &placed {
+        let created = place.created();
+        events.push(created);
+        for ((organization, _), run) in place.opening.task.inputs.iter().zip(runs.by_ref()) {
+            events.push(NewEvent {
+                kind: EventKind::RunAssigned,
+                organization_id: Some(*organization),
+                run_id: Some(run),
+                status: Some(RunState::NEW.status()),
+                ..created
+            });
         }
-        query.execute(tx.conn()).await?;
-    }
-    let created = NewEvent {
-        collaboration_id: Some(task.collaboration_id),
-        organization_id: Some(task.init_org),
-        task_id: Some(id),
-        parent_id,
-        job_id: Some(job_id),
-        ..NewEvent::new(EventKind::TaskCreated, now)
-    };
-    let mut events = vec![created];
-    for (run, organization) in runs_insert(tx, id, &task, now).await? {
-        events.push(NewEvent {
-            kind: EventKind::RunAssigned,
-            organization_id: Some(organization),
-            run_id: Some(run),
-            status: Some(RunState::NEW.status()),
-            ..created
-        });
     }
     event_insert_all(tx, &events).await?;
-    Ok(TaskRecord {
+    drop(placed);
+    Ok(openings.into_iter().zip(ids).zip(jobs).map(|((opening, id), job)| record(opening, id, job)).collect())
+}
+
+/// A task whose row is there.
+struct Placed<'a> {
+    id: TaskId,
+    job: JobId,
+    opening: &'a Opening,
+}
+
+impl Placed<'_> {
+    /// What tells that it was created.
+    fn created(&self) -> NewEvent {
+        let task = &self.opening.task;
+        NewEvent {
+            collaboration_id: Some(task.collaboration_id),
+            organization_id: Some(task.init_org),
+            task_id: Some(self.id),
+            parent_id: task.parent.map(|(parent, _)| parent),
+            job_id: Some(self.job),
+            ..NewEvent::new(EventKind::TaskCreated, self.opening.at)
+        }
+    }
+}
+
+fn record(opening: Opening, id: TaskId, job_id: JobId) -> TaskRecord {
+    let Opening { task, at, .. } = opening;
+    TaskRecord {
         id,
         name: Some(task.name),
         description: task.description,
@@ -151,55 +162,144 @@ pub(crate) async fn task_insert(tx: &mut Tx, opener: Opener, task: OpenedTask, n
         collaboration_id: task.collaboration_id,
         study_id: task.study_id,
         job_id,
-        parent_id,
+        parent_id: task.parent.map(|(parent, _)| parent),
         init_org: task.init_org,
         init_user: task.init_user,
         store_id: task.store_id,
-        created_at: now,
+        created_at: at,
         manifest: task.manifest,
         databases: task.databases,
         status: task_status(task.inputs.iter().map(|_| RunState::NEW.status())),
         finished_at: None,
-    })
+    }
 }
 
-/// Records the runs of a task in the order of its inputs; which there are, in that order.
-async fn runs_insert(tx: &mut Tx, id: TaskId, task: &OpenedTask, now: Time) -> Result<Vec<(RunId, OrganizationId)>> {
-    let mut runs = Vec::with_capacity(task.inputs.len());
-    for inputs in rows::chunks(&task.inputs) {
+/// The job of each task: that of its parent, or a new one.
+async fn job_insert_all(tx: &mut Tx, openings: &[Opening]) -> Result<Vec<JobId>> {
+    let begun: Vec<Time> =
+        openings.iter().filter(|opening| opening.task.parent.is_none()).map(|opening| opening.at).collect();
+    let mut new = Vec::with_capacity(begun.len());
+    for times in rows::chunks(&begun) {
+        let before = "INSERT INTO job (created_at) VALUES ";
+        let mut query = sqlx::query(rows::insert(tx.conn(), before, 1, times.len(), " RETURNING id"));
+        for time in times {
+            query = query.bind(time.micros());
+        }
+        for row in query.fetch_all(tx.conn()).await? {
+            new.push(JobId::new(row.try_get(0)?));
+        }
+    }
+    super::expect(new.len() as u64, begun.len())?;
+    new.sort_unstable();
+    let mut new = new.into_iter();
+    Ok(openings.iter().filter_map(|opening| opening.task.parent.map(|(_, job)| job).or_else(|| new.next())).collect())
+}
+
+/// Records the tasks' own rows.
+async fn row_insert_all(tx: &mut Tx, placed: &[(&Opening, JobId)]) -> Result<Vec<TaskId>> {
+    let mut ids = Vec::with_capacity(placed.len());
+    for placed in rows::chunks(placed) {
+        let sql = rows::insert(
+            tx.conn(),
+            "INSERT INTO task (name, description, image, collaboration_id, study_id, job_id, parent_id, init_org_id, \
+             init_user_id, algorithm_store_id, created_at, manifest, manifest_digest) VALUES ",
+            13,
+            placed.len(),
+            " RETURNING id, job_id",
+        );
+        let mut query = sqlx::query(sql);
+        for (Opening { opener, task, at, .. }, job) in placed {
+            debug_assert_eq!(opener.collaboration(), task.collaboration_id, "the permit is for this collaboration");
+            let manifest = task.manifest.as_ref().map(|manifest| {
+                let json =
+                    serde_json::to_string(manifest).expect("a manifest that came as JSON can be written as JSON");
+                (json, manifest.digest().to_string())
+            });
+            let (manifest, digest) = manifest.unzip();
+            query = query
+                .bind(task.name.as_str())
+                .bind(task.description.as_deref())
+                .bind(task.image.as_str())
+                .bind(task.collaboration_id.get())
+                .bind(task.study_id.map(StudyId::get))
+                .bind(job.get())
+                .bind(task.parent.map(|(parent, _)| parent.get()))
+                .bind(task.init_org.get())
+                .bind(task.init_user.map(UserId::get))
+                .bind(task.store_id.map(AlgorithmStoreId::get))
+                .bind(at.micros())
+                .bind(manifest)
+                .bind(digest);
+        }
+        let rows = query.fetch_all(tx.conn()).await?;
+        let numbers = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<Vec<_>>>()?;
+        let numbers = rows::numbered(numbers, placed.iter().map(|(_, job)| job.get()))?;
+        ids.extend(numbers.into_iter().map(TaskId::new));
+    }
+    Ok(ids)
+}
+
+async fn database_insert_all(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
+    let databases: Vec<(TaskId, &TaskDatabase)> = placed
+        .iter()
+        .flat_map(|place| place.opening.task.databases.iter().map(|database| (place.id, database)))
+        .collect();
+    for databases in rows::chunks(&databases) {
+        let before = "INSERT INTO task_database (task_id, label, parameters) VALUES ";
+        let mut query = sqlx::query(rows::insert(tx.conn(), before, 3, databases.len(), ""));
+        for (id, database) in databases {
+            query = query.bind(id.get()).bind(database.label.as_str()).bind(database.parameters.as_str());
+        }
+        query.execute(tx.conn()).await?;
+    }
+    Ok(())
+}
+
+/// Records the runs of the tasks, of each in the order of its inputs.
+async fn run_insert_all(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<Vec<RunId>> {
+    let inputs: Vec<(&Placed<'_>, &(OrganizationId, String))> =
+        placed.iter().flat_map(|place| place.opening.task.inputs.iter().map(move |input| (place, input))).collect();
+    let mut runs = Vec::with_capacity(inputs.len());
+    for inputs in rows::chunks(&inputs) {
         let sql = rows::insert(
             tx.conn(),
             "INSERT INTO run (task_id, organization_id, status, assigned_at, input, input_object) VALUES ",
             6,
             inputs.len(),
-            " RETURNING id, organization_id",
+            " RETURNING id, task_id, organization_id",
         );
         let mut query = sqlx::query(sql);
-        for (organization, input) in inputs {
+        for (place, (organization, input)) in inputs {
+            let Opening { task, at, .. } = place.opening;
             query = query
-                .bind(id.get())
+                .bind(place.id.get())
                 .bind(organization.get())
                 .bind(RunState::NEW.status().as_str())
-                .bind(now.micros())
+                .bind(at.micros())
                 .bind(input.as_str())
                 .bind(task.kept.get(organization).map(|kept| kept.number));
         }
-        for row in query.fetch_all(tx.conn()).await? {
-            runs.push((RunId::new(row.try_get(0)?), OrganizationId::new(row.try_get(1)?)));
-        }
+        let rows = query.fetch_all(tx.conn()).await?;
+        let number = |row: &AnyRow| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?)));
+        let numbers = rows.iter().map(number).collect::<Result<Vec<_>>>()?;
+        let given = inputs.iter().map(|(place, (organization, _))| (place.id.get(), organization.get()));
+        runs.extend(rows::numbered(numbers, given)?.into_iter().map(RunId::new));
     }
-    // Engines number rows in the order in which they are given, but do not promise to return them so.
-    runs.sort_unstable();
-    super::expect(runs.len() as u64, task.inputs.len())?;
     Ok(runs)
 }
 
-async fn job_insert(tx: &mut Tx, now: Time) -> Result<JobId> {
-    let row = sqlx::query("INSERT INTO job (created_at) VALUES ($1) RETURNING id")
-        .bind(now.micros())
-        .fetch_one(tx.conn())
-        .await?;
-    Ok(JobId::new(row.try_get(0)?))
+/// Remembers under which keys callers made the tasks.
+async fn key_insert_all(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
+    let keys: Vec<_> = placed.iter().filter_map(|place| Some((place, place.opening.key.as_ref()?))).collect();
+    for keys in rows::chunks(&keys) {
+        let before = "INSERT INTO idempotency_key (caller, key, task_id, created_at) VALUES ";
+        let mut query = sqlx::query(rows::insert(tx.conn(), before, 4, keys.len(), ""));
+        for (place, CallerKey { caller, key }) in keys {
+            query = query.bind(caller.as_str()).bind(key.as_str()).bind(place.id.get()).bind(place.opening.at.micros());
+        }
+        query.execute(tx.conn()).await?;
+    }
+    Ok(())
 }
 
 /// One task.
@@ -230,18 +330,6 @@ pub(crate) async fn task_by_key(conn: &mut AnyConnection, caller: &str, key: &st
         Some(row) => task_fetch(conn, TaskId::new(row.try_get(0)?)).await,
         None => Ok(None),
     }
-}
-
-/// Remembers under which key a caller made a task.
-pub(crate) async fn key_insert(tx: &mut Tx, caller: &str, key: &str, task: TaskId, now: Time) -> Result<()> {
-    sqlx::query("INSERT INTO idempotency_key (caller, key, task_id, created_at) VALUES ($1, $2, $3, $4)")
-        .bind(caller)
-        .bind(key)
-        .bind(task.get())
-        .bind(now.micros())
-        .execute(tx.conn())
-        .await?;
-    Ok(())
 }
 
 /// One page of tasks, newest first, and how many there are.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, Connection as _};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection as _};
 use twinmesh_coordinator::config::{DatabaseConfig, Secret, Synchronous};
 
 /// The variable that holds the URL of a server to be tested on; `tests/postgres.sh` starts one and sets it.
@@ -84,7 +84,7 @@ async fn run(program: &str, arguments: &[&str]) {
     assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// Does something to a database that no coordinator has begun to use.
+/// Does something to a database behind the coordinator's back.
 pub(crate) async fn execute(directory: &Path, sql: String) {
     match database(directory).await.url {
         Some(url) => {
@@ -120,6 +120,21 @@ pub(crate) async fn text(directory: &Path, sql: &'static str) -> Option<String> 
         }
     };
     row.flatten()
+}
+
+/// Lets nobody else write to the database of a coordinator with this data directory, until the connection is closed.
+pub(crate) async fn hold_writes(directory: &Path) -> AnyConnection {
+    sqlx::any::install_default_drivers();
+    let (url, hold) = match database(directory).await.url {
+        Some(url) => {
+            let turn = "SELECT pg_advisory_xact_lock(7601, current_schema()::regnamespace::oid::int4)";
+            (url.reveal().to_owned(), format!("BEGIN; LOCK TABLE decoy; {turn}"))
+        }
+        None => (format!("sqlite://{}", directory.join("coordinator.sqlite").display()), "BEGIN IMMEDIATE".into()),
+    };
+    let mut connection = AnyConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(hold)).execute(&mut connection).await.unwrap();
+    connection
 }
 
 /// Ends every connection to the database of a coordinator with this data directory.

@@ -9,6 +9,7 @@ mod instance;
 mod kill;
 mod list;
 mod object;
+mod opening;
 mod peer;
 mod run;
 mod task;

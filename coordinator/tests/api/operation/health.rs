@@ -1,31 +1,17 @@
 //! `/api/health` tells the truth.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sqlx::{AnyConnection, Connection as _};
+use sqlx::Connection as _;
 
 use super::{address, config, get, program, said, start};
-use crate::database::{database, is_postgres};
+use crate::database::hold_writes;
 
 async fn health(host: &str) -> Value {
     let answer = get(host, "/api/health", None).await;
     assert_eq!(answer.status, 200, "as the contract has it");
     serde_json::from_str(&answer.body).unwrap()
-}
-
-/// Somebody else who lets nobody write.
-async fn hold_writes(directory: &Path) -> AnyConnection {
-    sqlx::any::install_default_drivers();
-    let url = match database(directory).await.url {
-        Some(url) => url.reveal().to_owned(),
-        None => format!("sqlite://{}", directory.join("coordinator.sqlite").display()),
-    };
-    let mut connection = AnyConnection::connect(&url).await.unwrap();
-    let hold = if is_postgres() { "BEGIN; LOCK TABLE decoy" } else { "BEGIN IMMEDIATE" };
-    sqlx::raw_sql(hold).execute(&mut connection).await.unwrap();
-    connection
 }
 
 #[tokio::test]
