@@ -457,6 +457,16 @@ pub(crate) async fn input_list(conn: &mut AnyConnection, task: TaskId) -> Result
     rows.iter().map(|row| Ok((OrganizationId::new(row.try_get(0)?), row.try_get(1)?))).collect()
 }
 
+/// How many bytes the inputs of a task have, in the same order.
+pub(crate) async fn input_lengths(conn: &mut AnyConnection, task: TaskId) -> Result<Vec<(OrganizationId, u64)>> {
+    let sql = "SELECT organization_id, CAST(COALESCE(OCTET_LENGTH(input), 0) AS BIGINT) FROM run WHERE task_id = $1 \
+               ORDER BY id";
+    let rows = sqlx::query(sql).bind(task.get()).fetch_all(conn).await?;
+    rows.iter()
+        .map(|row| Ok((OrganizationId::new(row.try_get(0)?), row.try_get::<i64, _>(1)?.unsigned_abs())))
+        .collect()
+}
+
 /// An organization's registered public key, as the interface has it.
 pub(crate) async fn public_key_fetch(conn: &mut AnyConnection, id: OrganizationId) -> Result<Option<String>> {
     let row =

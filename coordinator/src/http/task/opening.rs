@@ -3,9 +3,9 @@
 //! Who finds nobody waiting starts a [`Call`], which stands in the line of those who want to write and takes along who
 //! has come by the time it is its turn. Each is weighed as if they were alone, in the order in which they came; then all
 //! are recorded by as many statements as one of them needs. So the time that a database takes to answer is waited for
-//! once, and not by everybody one after the other. What is refused leaves the others alone, and when something goes
-//! wrong each is tried by itself. Large tasks have a turn of their own: a batch is short, and no large body stays in
-//! memory when whoever sent it has left.
+//! once, and not by everybody one after the other. What is refused leaves the others alone, and when the database
+//! objects to one, each is tried by itself. Large tasks have a turn of their own: a batch is short, and no large body
+//! stays in memory when whoever sent it has left.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};

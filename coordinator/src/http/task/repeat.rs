@@ -1,7 +1,6 @@
 //! Whether a request has made its task before.
 
 use axum::http::StatusCode;
-use twinmesh_protocol::id::OrganizationId;
 use twinmesh_protocol::wire::{NewTask, TaskDatabase};
 
 use crate::algorithm_store::repository;
@@ -30,15 +29,25 @@ pub(super) async fn find_repeated(
         },
         (None, None) => return Ok(None),
     };
-    let inputs = store::task::input_list(caller.tx.conn(), found.id).await?;
-    if !is_repeat(request, &found, &inputs, caller) {
+    if !is_repeat(request, &found, caller) || !has_inputs(caller, &found, request).await? {
         return Err(conflict(how));
     }
     Ok(Some(found))
 }
 
-fn is_repeat(request: &NewTask, found: &TaskRecord, inputs: &[(OrganizationId, String)], caller: &Caller) -> bool {
-    let asked = request.organizations.iter().map(|entry| (entry.id, entry.input.as_str()));
+/// Whether a task has the inputs of a request. Nothing longer than what the request brought is read for that.
+async fn has_inputs(caller: &mut Caller, found: &TaskRecord, request: &NewTask) -> Result<bool, Problem> {
+    let asked = || request.organizations.iter().map(|entry| (entry.id, entry.input.as_str()));
+    let lengths = store::task::input_lengths(caller.tx.conn(), found.id).await?;
+    if !asked().map(|(id, input)| (id, input.len() as u64)).eq(lengths) {
+        return Ok(false);
+    }
+    let inputs = store::task::input_list(caller.tx.conn(), found.id).await?;
+    Ok(asked().eq(inputs.iter().map(|(id, input)| (*id, input.as_str()))))
+}
+
+/// Whether everything but the inputs is the same.
+fn is_repeat(request: &NewTask, found: &TaskRecord, caller: &Caller) -> bool {
     let databases = request.databases.iter().flatten().cloned().map(TaskDatabase::from);
     let same_caller = match caller.actor.container() {
         Some(container) => found.parent_id == Some(container.task),
@@ -53,7 +62,6 @@ fn is_repeat(request: &NewTask, found: &TaskRecord, inputs: &[(OrganizationId, S
         && request.collaboration_id.is_none_or(|id| id == found.collaboration_id)
         && (request.study_id == found.study_id || inherits_study)
         && request.manifest == found.manifest
-        && asked.eq(inputs.iter().map(|(id, input)| (*id, input.as_str())))
         && databases.eq(found.databases.iter().cloned())
 }
 

@@ -7,6 +7,7 @@ use twinmesh_protocol::digest::Digest;
 use twinmesh_protocol::id::{CollaborationId, OrganizationId};
 use twinmesh_protocol::key::OrganizationKey;
 use twinmesh_protocol::manifest::{Delegation, MANIFEST_VERSION, Nonce, Receiver, TaskManifest};
+use twinmesh_protocol::payload::to_text;
 use twinmesh_protocol::signed::Signed;
 use twinmesh_protocol::wire::TaskDatabase;
 
@@ -154,9 +155,20 @@ async fn a_request_repeated_under_its_key_makes_one_task() {
     assert_eq!(id(&ask(first, "k", &body).await.expect(200)), id(&task));
     assert_ne!(id(&ask(first, "other", &body).await.expect(201)), id(&task));
     assert_ne!(id(&ask(second, "k", &body).await.expect(201)), id(&task), "a key is its caller's own");
-    let mut other = body.clone();
-    other["name"] = "another".into();
-    assert_eq!(ask(first, "k", &other).await.status, StatusCode::CONFLICT);
+    let with = |change: fn(&mut Value)| {
+        let mut other = body.clone();
+        change(&mut other);
+        other
+    };
+    for other in [
+        with(|body| body["name"] = "another".into()),
+        with(|body| body["organizations"][1]["input"] = to_text(br#"{"method": "n"}"#).into()),
+        with(|body| body["organizations"][1]["input"] = to_text(br#"{"method": "another"}"#).into()),
+        with(|body| drop(body["organizations"].as_array_mut().unwrap().pop())),
+        with(|body| body["organizations"].as_array_mut().unwrap().reverse()),
+    ] {
+        assert_eq!(ask(first, "k", &other).await.status, StatusCode::CONFLICT, "{other}");
+    }
     assert_eq!(ask(first, "", &body).await.status, StatusCode::BAD_REQUEST);
 }
 
