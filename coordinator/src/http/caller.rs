@@ -108,6 +108,11 @@ impl Visitor {
         }
     }
 
+    /// Whether they are the same by the same proof.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.access == other.access
+    }
+
     /// Them, in the transaction that told what they are.
     pub(crate) fn caller(&self, actor: Actor, tx: Tx) -> Caller {
         self.state.saw(&actor, self.now);

@@ -37,7 +37,7 @@ use crate::store;
 use crate::store::task::TaskRecord;
 use opening::{Asking, Opened};
 use repeat::find_repeated;
-use weigh::{Weighed, check_manifest, weigh};
+use weigh::{Places, Weighed, check_manifest, weigh};
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -76,7 +76,7 @@ pub(super) async fn open(visitor: Visitor, headers: &HeaderMap, request: NewTask
 /// Refuses what [`open`] would refuse, and opens nothing.
 pub(super) async fn check(caller: &mut Caller, request: &NewTask) -> Result<(), Problem> {
     let known = ledger::open::look_at_inputs(request);
-    let Weighed { task, parent_manifest, .. } = weigh(caller, request.clone(), &known).await?;
+    let Weighed { task, parent_manifest, .. } = weigh(caller, &mut Places::default(), request.clone(), &known).await?;
     check_manifest(caller, &task, parent_manifest.as_ref()).await
 }
 
@@ -94,7 +94,7 @@ async fn reviewed_image(
     if caller.actor.container().is_some() || find_repeated(&mut caller, key, request).await?.is_some() {
         return Ok(None);
     }
-    weigh(&mut caller, request.clone(), known).await?;
+    weigh(&mut caller, &mut Places::default(), request.clone(), known).await?;
     let link = algorithm_store::find(&mut caller, store_id).await?;
     drop(caller);
     let image =

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{io, mem};
 
 use serde::Serialize;
+use sqlx::AnyConnection;
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 use twinmesh_protocol::digest::Digest;
@@ -19,7 +20,8 @@ use twinmesh_protocol::manifest::SignedManifest;
 use twinmesh_protocol::wire::NewTask;
 
 use super::repeat::find_repeated;
-use super::weigh::{Weighed, check_manifest, weigh};
+use super::weigh::{Places, Weighed, check_manifest, weigh};
+use crate::authz::Actor;
 use crate::http::AppState;
 use crate::http::caller::{Caller, Visitor};
 use crate::http::problem::Problem;
@@ -267,6 +269,8 @@ async fn open_all(mut tx: Tx, asked: Vec<Asking>) -> Result<Vec<Option<Answer>>,
     let mut openings: Vec<(usize, Opening)> = Vec::new();
     // By which a later request would be seen to repeat an earlier one, once that is recorded.
     let (mut keys, mut digests) = (BTreeSet::new(), BTreeSet::new());
+    // Nobody else writes meanwhile, so who they are and where they ask is asked once.
+    let (mut actors, mut places) = (Actors::default(), Places::default());
     let mut is_written = false;
     for (place, asking) in asked.into_iter().enumerate() {
         let is_new_key = asking.key.as_ref().is_none_or(|key| keys.insert(key.clone()));
@@ -274,10 +278,10 @@ async fn open_all(mut tx: Tx, asked: Vec<Asking>) -> Result<Vec<Option<Answer>>,
         if !is_new_key || !is_new_manifest {
             is_written |= insert(&mut tx, &mut openings, &mut answers).await?;
         }
-        let weighed = match asking.visitor.actor(tx.conn()).await {
+        let weighed = match actors.find(tx.conn(), &asking.visitor).await {
             Ok(actor) => {
                 let mut caller = asking.visitor.caller(actor, tx);
-                let weighed = weigh_one(&mut caller, asking).await;
+                let weighed = weigh_one(&mut caller, &mut places, asking).await;
                 tx = caller.tx;
                 weighed
             }
@@ -295,6 +299,21 @@ async fn open_all(mut tx: Tx, asked: Vec<Asking>) -> Result<Vec<Option<Answer>>,
         tx.commit().await.map_err(Failure::NotCommitted)?;
     }
     Ok(answers)
+}
+
+/// Who was asked about in a turn, and is as they were.
+#[derive(Default)]
+struct Actors(Vec<(Visitor, Actor)>);
+
+impl Actors {
+    async fn find(&mut self, conn: &mut AnyConnection, visitor: &Visitor) -> Result<Actor, Problem> {
+        if let Some((_, actor)) = self.0.iter().find(|(known, _)| known.is(visitor)) {
+            return Ok(actor.clone());
+        }
+        let actor = visitor.actor(conn).await?;
+        self.0.push((visitor.clone(), actor.clone()));
+        Ok(actor)
+    }
 }
 
 /// Records tasks for those who are waiting at their places; whether there were any.
@@ -320,12 +339,12 @@ enum Decision {
 }
 
 /// Decides what becomes of one. Nothing is written.
-async fn weigh_one(caller: &mut Caller, asking: Asking) -> Result<Decision, Problem> {
+async fn weigh_one(caller: &mut Caller, places: &mut Places, asking: Asking) -> Result<Decision, Problem> {
     let Asking { key, request, known, reviewed, .. } = asking;
     if let Some(task) = find_repeated(caller, key.as_deref(), &request).await? {
         return Ok(Decision::Repeat(Box::new(task)));
     }
-    let Weighed { mut task, opener, parent_manifest } = weigh(caller, request, &known).await?;
+    let Weighed { mut task, opener, parent_manifest } = weigh(caller, places, request, &known).await?;
     if let Some(image) = reviewed {
         task.image = image;
     }

@@ -1,7 +1,11 @@
 //! Whether a task may be opened as things are (contract A.8.1).
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use axum::http::StatusCode;
-use twinmesh_protocol::id::CollaborationId;
+use sqlx::AnyConnection;
+use twinmesh_protocol::id::{AlgorithmStoreId, CollaborationId, StudyId};
 use twinmesh_protocol::manifest::SignedManifest;
 use twinmesh_protocol::wire::NewTask;
 
@@ -12,7 +16,7 @@ use crate::http::problem::Problem;
 use crate::http::run;
 use crate::ledger;
 use crate::ledger::manifest::ManifestContext;
-use crate::ledger::open::{Asker, AskingRun, KnownInput, OpenRefusal, OpenedTask, ParentTask};
+use crate::ledger::open::{Asker, AskingRun, KnownInput, OpenRefusal, OpenedTask, ParentTask, Place};
 use crate::store;
 use crate::store::task::{Opener, TaskRecord};
 
@@ -24,12 +28,36 @@ pub(super) struct Weighed {
     pub(super) parent_manifest: Option<SignedManifest>,
 }
 
+/// Places that were asked about in a transaction, and are as they were.
+#[derive(Debug, Default)]
+pub(super) struct Places(BTreeMap<Address, Place>);
+
+/// What a request says of the place: its collaboration, its study and the store of its image.
+type Address = (Option<CollaborationId>, Option<StudyId>, Option<AlgorithmStoreId>);
+
+impl Places {
+    async fn find(&mut self, conn: &mut AnyConnection, address: Address) -> Result<&Place, Problem> {
+        Ok(match self.0.entry(address) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let (collaboration, study, store_id) = address;
+                unknown.insert(store::task::place_fetch(conn, collaboration, study, store_id).await?)
+            }
+        })
+    }
+}
+
 /// Decides whether a task may be opened. Nothing is written.
-pub(super) async fn weigh(caller: &mut Caller, request: NewTask, known: &[KnownInput]) -> Result<Weighed, Problem> {
+pub(super) async fn weigh(
+    caller: &mut Caller,
+    places: &mut Places,
+    request: NewTask,
+    known: &[KnownInput],
+) -> Result<Weighed, Problem> {
     let (run, parent) = asking_run(caller).await?.unzip();
     let study = ledger::open::study(request.study_id, run.as_ref()).map_err(refuse)?;
     let (collaboration, store_id) = (request.collaboration_id, request.store_id);
-    let place = store::task::place_fetch(caller.tx.conn(), collaboration, study, store_id).await?;
+    let place = places.find(caller.tx.conn(), (collaboration, study, store_id)).await?;
     let target = place.collaboration.as_ref().map_or_else(Target::anywhere, |known| Target::collaboration(known.id));
     let subject = place.collaboration.as_ref().map_or(collaboration.unwrap_or_else(nowhere), |known| known.id);
     let may_create = decide::<CreateTask>(&caller.actor, subject, &target);
@@ -47,7 +75,7 @@ pub(super) async fn weigh(caller: &mut Caller, request: NewTask, known: &[KnownI
             *known = KnownInput { form: kept.form, kept: Some(kept) };
         }
     }
-    let task = ledger::open::open_task(request, &known, &asker, &place).map_err(refuse)?;
+    let task = ledger::open::open_task(request, &known, &asker, place).map_err(refuse)?;
     let opener = match asker.run {
         Some(_) => Opener::Run(may_continue?),
         None => Opener::User(may_create?),
