@@ -383,7 +383,8 @@ impl<'a> Bench<'a> {
             self.figure(&format!("history: rows of `{table}`"), rows.try_get::<i64, _>(0)? as f64, "");
         }
         // What an engine does by itself as a history grows, and has not done about one that was written at once.
-        let settle = if self.database.schema.is_some() { "ANALYZE" } else { "PRAGMA wal_checkpoint(TRUNCATE)" };
+        let settle =
+            if self.database.schema.is_some() { "VACUUM (ANALYZE)" } else { "PRAGMA wal_checkpoint(TRUNCATE)" };
         sqlx::raw_sql(settle).execute(&mut connection).await?;
         connection.close().await?;
         self.start_again().await?;
