@@ -20,6 +20,7 @@ mod meter;
 mod migration;
 pub(crate) mod node;
 pub(crate) mod object;
+pub(crate) mod opening;
 pub(crate) mod operator;
 pub(crate) mod organization;
 pub(crate) mod outbox;

@@ -26,7 +26,8 @@ use crate::http::AppState;
 use crate::http::caller::{Caller, Visitor};
 use crate::http::problem::Problem;
 use crate::ledger::open::KnownInput;
-use crate::store::task::{CallerKey, Opening, TaskRecord, task_insert_all};
+use crate::store::opening::{CallerKey, Opening, task_insert_all};
+use crate::store::task::TaskRecord;
 use crate::store::{self, StoreError, Tx};
 
 /// How many tasks are opened in one turn.

@@ -18,7 +18,8 @@ use crate::ledger;
 use crate::ledger::manifest::ManifestContext;
 use crate::ledger::open::{Asker, AskingRun, KnownInput, OpenRefusal, OpenedTask, ParentTask, Place};
 use crate::store;
-use crate::store::task::{Opener, TaskRecord};
+use crate::store::opening::Opener;
+use crate::store::task::TaskRecord;
 
 /// A task that may be opened, but for its manifest.
 pub(super) struct Weighed {
@@ -41,7 +42,7 @@ impl Places {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
                 let (collaboration, study, store_id) = address;
-                unknown.insert(store::task::place_fetch(conn, collaboration, study, store_id).await?)
+                unknown.insert(store::opening::place_fetch(conn, collaboration, study, store_id).await?)
             }
         })
     }
