@@ -144,14 +144,18 @@ impl World {
         }
     }
 
-    /// The ledger, once every follower has heard the end of a task.
+    /// The ledger, once every node has the answer to its last report, and every follower has heard the end of a task.
     pub(super) async fn books_at(&self, task: i64) -> Ledger {
-        let heard = async {
-            while !self.ledger().all_heard_the_end_of(task, self.organizations.len()) {
+        let is_over = || {
+            let ledger = self.ledger();
+            ledger.backlog() == 0 && ledger.all_heard_the_end_of(task, self.organizations.len())
+        };
+        let over = async {
+            while !is_over() {
                 tokio::time::sleep(PAUSE).await;
             }
         };
-        in_time("every follower to hear of the last task's end", heard).await;
+        in_time("every follower to hear of the last task's end", over).await;
         std::mem::take(&mut *self.ledger())
     }
 }
