@@ -21,7 +21,7 @@ use crate::tally::{Entry, Tally};
 
 /// The largest body of somebody who shows no valid token, log-ins are small; and of a request that needs none. So much
 /// is taken in without asking for room.
-const SMALL: usize = 64 << 10;
+pub(super) const SMALL: usize = 64 << 10;
 /// The largest body that holds neither inputs nor results.
 const ORDINARY: usize = 1 << 20;
 /// How many bytes a second earn a sender further time: a telephone line's worth.

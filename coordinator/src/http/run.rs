@@ -71,14 +71,13 @@ async fn report(visitor: Visitor, Id(id): Id<RunId>, Body(patch): Body<RunPatch>
     let change = store::run::RunChange { state, result: patch.result.as_deref(), kept, log: patch.log.as_deref() };
     store::run::run_report(&mut caller.tx, permit, &place, change, caller.now).await?;
     let pending = caller.now.since(place.assigned_at);
-    let meter = caller.state.meter().clone();
     caller.commit().await?;
-    meter.run_moved(before, state.status(), pending);
+    visitor.state.meter().run_moved(before, state.status(), pending);
     tracing::info!(status = %state.status(), "run reported");
-    // The answer holds the input, which may be long: others write again while it is read.
-    let mut caller = visitor.begin_read().await?;
-    let record = store::run::run_fetch(caller.tx.conn(), place.id).await?.ok_or_else(|| missing(id))?;
-    Ok(Json(view(&caller.state, record, None)).into_response())
+    // The answer holds the input, which may be long: others write again while it is read. Who asks is known by now.
+    let mut tx = visitor.state.store().read().await?;
+    let record = store::run::run_fetch(tx.conn(), place.id).await?.ok_or_else(|| missing(id))?;
+    Ok(Json(view(&visitor.state, record, None)).into_response())
 }
 
 /// What the text of a result shows.

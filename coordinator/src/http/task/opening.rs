@@ -24,6 +24,7 @@ use super::weigh::{Places, Weighed, check_manifest, weigh};
 use crate::authz::Actor;
 use crate::http::AppState;
 use crate::http::caller::{Caller, Visitor};
+use crate::http::intake;
 use crate::http::problem::Problem;
 use crate::ledger::open::KnownInput;
 use crate::store::opening::{CallerKey, Opening, task_insert_all};
@@ -37,8 +38,8 @@ const MOST: usize = 32;
 const MOST_ROWS: usize = 2048;
 /// A task with more runs and databases is large.
 const SMALL_ROWS: usize = 256;
-/// So is one with more bytes. For bodies up to this size no room in memory is kept either.
-const SMALL_BYTES: usize = 64 << 10;
+/// So is one with more bytes than a body may have that needs no room in memory.
+const SMALL_BYTES: usize = intake::SMALL;
 
 /// A task that is asked for, and by whom.
 #[derive(Debug, Clone)]

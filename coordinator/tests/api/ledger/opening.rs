@@ -1,13 +1,10 @@
 //! Tasks that are asked for while somebody else writes: they are opened together, and nobody can tell.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::Method;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
-use tokio::task::JoinHandle;
 use twinmesh_protocol::payload::to_text;
 
 use super::federation::{Answer, Federation, id, ids, sealed};
@@ -22,22 +19,22 @@ struct Ask<'a> {
 }
 
 /// What becomes of what is asked while nobody can write.
-async fn together(federation: &Arc<Federation>, asked: impl IntoIterator<Item = Ask<'_>>) -> Vec<Answer> {
+async fn together(federation: &Federation, asked: impl IntoIterator<Item = Ask<'_>>) -> Vec<Answer> {
     let holder = hold_writes(federation.directory.path()).await;
-    let asked: Vec<JoinHandle<Answer>> = asked
+    let mut asked: Vec<_> = asked
         .into_iter()
         .map(|Ask { token, key, body }| {
-            let (federation, token) = (Arc::clone(federation), token.to_owned());
-            tokio::spawn(async move {
+            Box::pin(async move {
                 let headers: Vec<_> = key.map(|key| ("idempotency-key", key)).into_iter().collect();
-                federation.ask(Method::POST, "/task", Some(&token), Some(body), &headers).await
+                federation.ask(Method::POST, "/task", Some(token), Some(body), &headers).await
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(asked.iter().all(|answer| !answer.is_finished()), "nobody is answered before it is their turn");
+    for asking in &mut asked {
+        assert!(futures::poll!(asking).is_pending(), "nobody is answered before it is their turn");
+    }
     holder.close().await.unwrap();
-    futures::future::join_all(asked).await.into_iter().map(Result::unwrap).collect()
+    futures::future::join_all(asked).await
 }
 
 fn statuses(answers: &[Answer]) -> Vec<u16> {
@@ -78,7 +75,7 @@ async fn tasks(federation: &Federation) -> Vec<i64> {
 
 #[tokio::test]
 async fn each_is_answered_as_if_alone() {
-    let federation = Arc::new(Federation::new(2, false).await);
+    let federation = Federation::new(2, false).await;
     let leaver = federation.add_user("leaver", federation.members[0].organization, &[5]).await;
     let gone = federation.log_in("leaver").await;
     federation.delete(&federation.root, &format!("/user/{leaver}")).await.expect(200);
@@ -128,7 +125,7 @@ async fn each_is_answered_as_if_alone() {
 
 #[tokio::test]
 async fn everybody_is_served_however_many_wait() {
-    let federation = Arc::new(Federation::new(2, false).await);
+    let federation = Federation::new(2, false).await;
     let researcher = federation.members[0].researcher.as_str();
     let asked = (0..80).map(|number| {
         let mut body = body(&federation, number);
@@ -150,7 +147,7 @@ async fn everybody_is_served_however_many_wait() {
 
 #[tokio::test]
 async fn what_cannot_be_recorded_leaves_the_others_alone() {
-    let federation = Arc::new(Federation::new(2, false).await);
+    let federation = Federation::new(2, false).await;
     let broken = if is_postgres() {
         "ALTER TABLE task ADD CONSTRAINT broken CHECK (name <> 'task 2')"
     } else {
@@ -169,7 +166,7 @@ async fn what_cannot_be_recorded_leaves_the_others_alone() {
 
 #[tokio::test]
 async fn subtasks_stay_in_their_job() {
-    let federation = Arc::new(Federation::new(2, false).await);
+    let federation = Federation::new(2, false).await;
     let parent = federation.task(&[1]).await;
     let container = federation.container(1, id(&parent)).await;
     let researcher = federation.members[0].researcher.as_str();
@@ -190,7 +187,7 @@ async fn subtasks_stay_in_their_job() {
 
 #[tokio::test]
 async fn one_manifest_makes_one_task() {
-    let federation = Arc::new(Federation::new(2, true).await);
+    let federation = Federation::new(2, true).await;
     let asking = &federation.members[0];
     let inputs = vec![(federation.members[1].organization, sealed())];
     let body = encrypted_body(&federation, &inputs, sign(&manifest(&federation, &inputs), &asking.key));
@@ -203,17 +200,14 @@ async fn one_manifest_makes_one_task() {
 
 #[tokio::test]
 async fn who_leaves_before_it_is_their_turn_has_asked_for_nothing() {
-    let federation = Arc::new(Federation::new(1, false).await);
+    let federation = Federation::new(1, false).await;
     let holder = hold_writes(federation.directory.path()).await;
-    let ask = || {
-        let federation = Arc::clone(&federation);
-        tokio::spawn(async move { id(&federation.task(&[0]).await) })
-    };
-    let (leaving, staying) = (ask(), ask());
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    leaving.abort();
-    assert!(leaving.await.unwrap_err().is_cancelled());
+    let [mut leaving, mut staying] = [0, 1].map(|_| Box::pin(federation.task(&[0])));
+    for asking in [&mut leaving, &mut staying] {
+        assert!(futures::poll!(asking).is_pending());
+    }
+    drop(leaving);
     holder.close().await.unwrap();
-    let task = staying.await.unwrap();
-    assert_eq!(tasks(&federation).await, [task]);
+    let task = staying.await;
+    assert_eq!(tasks(&federation).await, [id(&task)]);
 }
